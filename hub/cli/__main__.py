@@ -1,0 +1,5 @@
+"""``python -m hub.cli`` is ``fmhub``."""
+
+from hub.cli import main
+
+main()

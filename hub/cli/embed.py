@@ -1,0 +1,126 @@
+"""``fmhub embed``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FORMATS = ("npy", "parquet", "jsonl")
+
+
+def embed(
+    model: Annotated[str, typer.Argument(help="Built-in name, folder, or org/repo.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Files, or folders to walk.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write; its suffix chooses npy, parquet or jsonl.")
+    ],
+    pooling: Annotated[str | None, typer.Option(help="Reduction of token states to one vector.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Hidden state: an index, average, or all.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    batch_cost: Annotated[int | None, typer.Option(help="Largest padded cost of one forward.")] = None,
+) -> None:
+    """Embed files or whole folders to npy, parquet or jsonl.
+
+    A file that cannot be used is reported at the end and does not stop the rest; the exit code is then 1.
+    With npy the rows are named in a second file, OUTPUT.items.csv.
+    """
+    from hub.embedder import from_pretrained
+    from hub.errors import UnsupportedOption
+    from hub.training.data import find_files
+
+    kind = output.suffix.lstrip(".").lower()
+    if kind not in FORMATS:
+        raise UnsupportedOption(f"--output {output}: the suffix must be one of {', '.join(FORMATS)}", param="output")
+    if pooling == "none":
+        raise UnsupportedOption("token states do not fit one table; use hub.from_pretrained(...).embed()", param="pooling")
+    embedder = from_pretrained(model, device=device)
+    files: list[Any] = []
+    for path in inputs:
+        found = find_files(path, embedder.system.domain) if path.is_dir() else [path]
+        if not found:
+            suffixes = " ".join(embedder.system.domain.suffixes)
+            raise UnsupportedOption(f"{path} holds no file that {model} reads ({suffixes})", param="inputs")
+        files += found
+    with _progress(len(files)) as advance:
+        result = embedder.embed(
+            files,
+            pooling=pooling,
+            layer=parse_layer(layer),
+            batch_cost=batch_cost,
+            on_error="collect",
+            on_input=lambda name: advance(),
+        )
+    if len(result):
+        _write(result, output, kind)
+        typer.echo(f"{len(result)} embeddings of {result.vectors[0].shape[-1]} dimensions in {output}", err=True)
+    warned = [(item[0], text) for item, texts in zip(result.items, result.warnings, strict=True) for text in texts]
+    for source, text in warned:
+        typer.echo(f"warning: {source}: {text}", err=True)
+    for error in result.errors:
+        typer.echo(f"failed: {error}", err=True)
+    if result.errors:
+        typer.echo(f"{len(result.errors)} of {len(files)} files could not be used", err=True)
+        raise typer.Exit(1)
+
+
+def parse_layer(text: str | None) -> int | str | None:
+    """Return ``--layer`` as a number where it is one."""
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+class _progress:  # noqa: N801  # used like a function
+    """A progress bar on stderr, so that stdout stays clean."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.bar = Progress(console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("embedding", total=total)
+
+    def __enter__(self) -> Any:
+        self.bar.start()
+        return lambda: self.bar.advance(self.task)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _rows(result: Any) -> Iterator[dict[str, Any]]:
+    for (source, key), vector, warnings in zip(result.items, result.vectors, result.warnings, strict=True):
+        yield {"source": source, "key": key, "embedding": vector.tolist(), "warnings": list(warnings)}
+
+
+def _write(result: Any, output: Path, kind: str) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "npy":
+        import csv
+
+        import numpy as np
+
+        np.save(output, result.vectors)
+        with output.with_suffix(".npy.items.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["source", "key"])
+            writer.writerows(result.items)
+    elif kind == "jsonl":
+        with output.open("w", encoding="utf-8") as stream:
+            for row in _rows(result):
+                stream.write(json.dumps(row) + "\n")
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        width = result.vectors.shape[1]
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(result.vectors.reshape(-1)), width)
+        columns = {
+            "source": pa.array([s for s, _ in result.items]),
+            "key": pa.array([k for _, k in result.items]),
+            "embedding": vectors,
+            "warnings": pa.array([list(w) for w in result.warnings], pa.list_(pa.string())),
+        }
+        pq.write_table(pa.table(columns), output)

@@ -1,0 +1,57 @@
+"""The contract between a pretext task and the trainer: what is random, and from which generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from hub.processing import Processor
+from hub.reading import Sample
+
+
+class Collator(ABC):
+    """Samples to a pretraining batch: crops, views and masks.
+
+    Everything random comes from the generator that each method is given. The trainer seeds it from the recipe's
+    seed, the pass over the data, and the sample's (or batch's) number, so that a step can be repeated, whatever
+    the number of workers or processes.
+    """
+
+    def __init__(self, processor: Processor, config: PreTrainedConfig) -> None:
+        """Keep the processor and the model's configuration.
+
+        A subclass takes further keyword arguments: the recipe's ``pretext`` section.
+        """
+        self.processor = processor
+        self.config = config
+
+    def cost(self, sample: Sample) -> int:
+        """Return the cost of one sample as the trainer will batch it (crops make it smaller).
+
+        0 leaves the sample out: it is too short, or otherwise of no use to the pretext task.
+        """
+        return self.processor.cost(sample)
+
+    @abstractmethod
+    def view(self, sample: Sample, generator: torch.Generator) -> Any:
+        """Turn one sample to what ``collate`` takes; runs in a worker."""
+
+    @abstractmethod
+    def collate(self, views: Sequence[Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Pad and mask the views of one batch to what the pretext task's ``forward`` takes."""
+
+
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Return a CPU generator whose state depends on all the numbers, for example (seed, pass, index)."""
+    seed = 0x9E3779B97F4A7C15
+    for number in numbers:
+        # splitmix64: neighbouring tuples must not give correlated streams.
+        seed = (seed ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        seed ^= seed >> 31
+        seed = seed * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        seed ^= seed >> 29
+    return torch.Generator().manual_seed(seed >> 1)

@@ -1,0 +1,239 @@
+"""Training data: a folder of native files or a manifest, indexed once, read at random."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from hub.domain import Domain
+from hub.errors import InvalidInput, InvalidManifest
+from hub.manifest import read_manifest
+from hub.reading import Reader, Sample, Source, Span
+from hub.training.collation import Collator, seeded_generator
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample of the training data: where it is, and what it costs.
+
+    Attributes:
+        file: Its native file.
+        number: Which sample of the file, in reading order.
+        cost: As the collator counts it.
+        start: Seconds, where only a part of a recording is meant.
+        stop: Seconds.
+    """
+
+    file: str
+    number: int
+    cost: int
+    start: float | None = None
+    stop: float | None = None
+
+    @property
+    def span(self) -> Span | None:
+        """The part of the recording, if not all of it."""
+        return None if self.start is None and self.stop is None else Span(self.start, self.stop)
+
+
+def find_files(folder: Path, domain: Domain) -> list[Path]:
+    """Return the domain's native files below a folder, sorted; hidden ones are left out."""
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in domain.suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
+
+
+def _wanted(data: Path, domain: Domain) -> list[tuple[Path, Span | None, str]]:
+    """Return (file, span, item) of what a folder or manifest holds; of a split set, the train part."""
+    if data.is_dir():
+        return [(f, None, "") for f in find_files(data, domain)]
+    rows = read_manifest(data)
+    if any(r.split for r in rows):
+        rows = [r for r in rows if r.split == "train"]
+    return [(r.file, r.span, r.item) for r in rows]
+
+
+def index_data(
+    data: Path,
+    domain: Domain,
+    reader: Reader,
+    collator: Collator,
+    on_error: Callable[[InvalidInput], None],
+    on_file: Callable[[], None] | None = None,
+) -> list[Entry]:
+    """Read every file once and note its samples and their costs.
+
+    Args:
+        data: A folder of native files, or a manifest (of a split set the train part is taken).
+        domain: Whose files to look for in a folder.
+        reader: Reads them.
+        collator: Says what a sample costs.
+        on_error: Called with each file that cannot be read; the rest goes on.
+        on_file: Called after each file; for progress.
+
+    Raises:
+        InvalidManifest: There is nothing to train on.
+    """
+    wanted = _wanted(data, domain)
+
+    def index(job: tuple[Path, Span | None, str]) -> list[Entry] | InvalidInput:
+        file, span, item = job
+        start, stop = (span.start, span.stop) if span else (None, None)
+        try:
+            return [
+                Entry(str(file), number, cost, start, stop)
+                for number, sample in enumerate(reader.read(Source.from_path(file), span))
+                if (not item or sample.key == item) and (cost := collator.cost(sample)) > 0
+            ]
+        except InvalidInput as error:
+            return error.at(str(file))
+
+    entries: list[Entry] = []
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for result in pool.map(index, wanted):
+            if isinstance(result, InvalidInput):
+                on_error(result)
+            else:
+                entries += result
+            if on_file is not None:
+                on_file()
+    if not entries:
+        raise InvalidManifest(
+            f"{data} holds nothing to train on: of {len(wanted)} files with the suffixes "
+            f"{', '.join(domain.suffixes)} none gave a sample that can be read and is long enough"
+        )
+    return entries
+
+
+def save_index(entries: Sequence[Entry], path: Path) -> None:
+    """Write an index, so that a resumed run sees the same samples in the same order."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps([asdict(e) for e in entries]), encoding="utf-8")
+    temporary.replace(path)
+
+
+def load_index(path: Path) -> list[Entry]:
+    """Read what `save_index` wrote."""
+    return [Entry(**e) for e in json.loads(path.read_text(encoding="utf-8"))]
+
+
+class TrainingData(Dataset[tuple[int, int, Any]]):
+    """Views of the indexed samples, each made with a generator of its own.
+
+    An item is asked for as ``(visit, index)``: how often the sample has been seen, and which it is.
+    """
+
+    CACHED_FILES = 8  # neighbouring samples of one file (flows, windows, molecules) are read once
+
+    def __init__(self, entries: Sequence[Entry], reader: Reader, collator: Collator, seed: int) -> None:
+        """Keep the index and how to read it."""
+        self.entries = list(entries)
+        self.reader = reader
+        self.collator = collator
+        self.seed = seed
+        self._cache: OrderedDict[tuple[str, float | None, float | None], list[Sample]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.entries)
+
+    def sample(self, index: int) -> Sample:
+        """Return one sample as the reader gives it."""
+        entry = self.entries[index]
+        key = (entry.file, entry.start, entry.stop)
+        if key not in self._cache:
+            self._cache[key] = list(self.reader.read(Source.from_path(entry.file), entry.span))
+            if len(self._cache) > self.CACHED_FILES:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key][entry.number]
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, int, Any]:
+        """Return ``(visit, index, view)``."""
+        visit, index = item
+        return visit, index, self.collator.view(self.sample(index), seeded_generator(self.seed, visit, index))
+
+
+class Collation:
+    """The data loader's collate function: views of one batch to tensors, seeded by the batch's samples."""
+
+    def __init__(self, collator: Collator, seed: int) -> None:
+        """Keep the collator and the recipe's seed."""
+        self.collator = collator
+        self.seed = seed
+
+    def __call__(self, items: Sequence[tuple[int, int, Any]]) -> dict[str, torch.Tensor]:
+        """Return the batch, with the samples' numbers under ``indices`` for messages about it."""
+        indices = [index for _, index, _ in items]
+        generator = seeded_generator(self.seed, items[0][0], *indices)
+        batch = self.collator.collate([view for _, _, view in items], generator)
+        return {**batch, "indices": torch.tensor(indices)}
+
+
+class BatchPlan:
+    """Batches of ``(visit, index)`` for a whole run: each pass shuffled, similar costs together.
+
+    Deterministic in (costs, seed), so skipping the first batches is all that resuming needs.
+    """
+
+    def __init__(self, costs: Sequence[int], batches: int, batch_size: int, batch_cost: int, seed: int) -> None:
+        """Plan ``batches`` batches.
+
+        Args:
+            costs: Of each sample.
+            batches: How many to yield in all.
+            batch_size: Most samples in a batch, or 0.
+            batch_cost: Most padded cost of a batch, or 0.
+            seed: Of the order.
+        """
+        self.costs = torch.tensor(costs, dtype=torch.float64)
+        self.batches = batches
+        self.batch_size = batch_size or len(costs)
+        self.batch_cost = batch_cost
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the batches, pass after pass."""
+        yielded = 0
+        visit = 0
+        while True:
+            for batch in self._one_pass(visit):
+                if yielded == self.batches:
+                    return
+                yielded += 1
+                yield [(visit, index) for index in batch]
+            visit += 1
+
+    def _one_pass(self, visit: int) -> list[list[int]]:
+        generator = seeded_generator(self.seed, visit)
+        # A little noise on the length mixes who meets whom from pass to pass and keeps padding small.
+        noise = 1 + 0.1 * torch.rand(len(self.costs), generator=generator, dtype=torch.float64)
+        tie = torch.rand(len(self.costs), generator=generator, dtype=torch.float64)
+        order = sorted(range(len(self.costs)), key=lambda i: (float(self.costs[i] * noise[i]), float(tie[i])))
+        batches: list[list[int]] = [[]]
+        longest = 0.0
+        for index in order:
+            longest = max(longest, float(self.costs[index]))
+            size = len(batches[-1]) + 1
+            if batches[-1] and (size > self.batch_size or (self.batch_cost and longest * size > self.batch_cost)):
+                batches.append([])
+                longest = float(self.costs[index])
+            batches[-1].append(index)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

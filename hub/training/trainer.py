@@ -1,0 +1,198 @@
+"""The one training loop: transformers' Trainer, given our batches, optimisers and monitors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from hub.errors import HubError, InvalidRecipe
+from hub.modeling import PretextModel
+from hub.training.data import BatchPlan, Collation, TrainingData
+from hub.training.recipe import Recipe
+from hub.training.schedules import schedule_factor
+
+KEPT_CHECKPOINTS = 2
+
+
+class TrainingDiverged(HubError):
+    """The loss is not finite; the text names the step and the samples of the batch."""
+
+    code = "training_diverged"
+
+
+class TeacherUpdate(TrainerCallback):  # type: ignore[misc]
+    """Moves a pretext task's teacher after each optimiser step."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: PretextModel, **_: Any) -> None:
+        """Call the task's ``update_teacher`` with the run's progress."""
+        model.update_teacher((state.global_step + 1) / state.max_steps)
+
+
+class PretextTrainer(Trainer):  # type: ignore[misc]
+    """`transformers.Trainer` on planned batches, with named metrics and atomic checkpoints."""
+
+    def __init__(
+        self, model: PretextModel, recipe: Recipe, data: TrainingData, output: Path, callbacks: list[Any]
+    ) -> None:
+        """Set the Trainer up from a recipe.
+
+        Args:
+            model: Pretext task to train.
+            recipe: How.
+            data: On what.
+            output: Folder of the run.
+            callbacks: Further Trainer callbacks.
+        """
+        self.recipe = recipe
+        self._metrics: dict[str, list[torch.Tensor]] = {}
+        super().__init__(
+            model=model,
+            args=training_arguments(recipe, output),
+            train_dataset=data,
+            data_collator=Collation(data.collator, recipe.training.seed),
+            callbacks=[TeacherUpdate(), *callbacks],
+        )
+        self.remove_callback(PrinterCallback)
+        # The pretext task returns the mean over its batch; the Trainer then divides by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the planned batches of the whole run as one epoch, so that resuming is skipping."""
+        options = self.recipe.training
+        data: TrainingData = self.train_dataset
+        plan = BatchPlan(
+            [e.cost for e in data.entries],
+            batches=options.steps * options.accumulation * self.args.world_size,
+            batch_size=options.batch_size,
+            batch_cost=options.batch_cost,
+            seed=options.seed,
+        )
+        loader = DataLoader(
+            data,
+            batch_sampler=plan,
+            collate_fn=self.data_collator,
+            num_workers=options.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=options.workers > 0,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the recipe's optimiser on the task's parameter groups."""
+        if self.optimizer is None:
+            options = self.recipe.training
+            groups = self.model.parameter_groups(options.weight_decay)
+            self.optimizer = optimizer_class(self.recipe)(groups, lr=options.learning_rate)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Build the recipe's learning-rate schedule."""
+        if self.lr_scheduler is None:
+            options = self.recipe.training
+            factor = schedule_factor(options.schedule, options.steps, options.warmup)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        """Run the task on one batch, keep its metrics, and stop on a loss that is not finite."""
+        indices = inputs.pop("indices")
+        output = model(**inputs)
+        if not torch.isfinite(output.loss):
+            files = sorted({self.train_dataset.entries[i].file for i in indices.tolist()})
+            raise TrainingDiverged(
+                f"the loss is {output.loss.item()} at step {self.state.global_step + 1}; the batch held samples of "
+                f"{', '.join(files[:8])}{' ...' if len(files) > 8 else ''}"
+            )
+        for name, value in (output.metrics or {}).items():
+            self._metrics.setdefault(name, []).append(torch.as_tensor(value).detach())
+        return (output.loss, output) if return_outputs else output.loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each metric since the last point of the curve."""
+        if "loss" in logs:
+            for name, values in self._metrics.items():
+                logs[name] = float(torch.stack(values).float().mean())
+            self._metrics = {}
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Written beside its place and renamed: a kill in the middle leaves the previous checkpoint as the last.
+        final = Path(self.args.output_dir)
+        partial = final / ".partial"
+        if self.is_world_process_zero():
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(partial)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(final)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(final / name, ignore_errors=True)
+            os.replace(partial / name, final / name)
+            for old in sorted(final.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
+                shutil.rmtree(old)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """Return the newest resumable checkpoint of a run, if there is one."""
+    return get_last_checkpoint(str(output)) if output.is_dir() else None
+
+
+def optimizer_class(recipe: Recipe) -> Any:
+    """Return the class that the recipe's ``training.optimizer`` names.
+
+    Raises:
+        InvalidRecipe: There is no such class.
+    """
+    name = recipe.training.optimizer
+    if name == "adamw":
+        return torch.optim.AdamW
+    try:
+        return recipe.system.domain.resolve(name)
+    except (ModuleNotFoundError, AttributeError, ValueError):
+        raise InvalidRecipe(
+            f"training.optimizer {name!r} is neither 'adamw' nor a 'module:Class' of {recipe.system.domain.package}"
+        ) from None
+
+
+def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
+    """Translate a recipe to the Trainer's own arguments."""
+    options = recipe.training
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=options.steps,
+        # The plan makes the batches; this is only what the Trainer prints.
+        per_device_train_batch_size=options.batch_size or 1,
+        gradient_accumulation_steps=options.accumulation,
+        learning_rate=options.learning_rate,
+        max_grad_norm=options.clip,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=options.precision == "bf16",
+        seed=options.seed,
+        logging_steps=options.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_steps=options.save_every,
+        save_total_limit=None,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        # Batches are planned by cost, so they differ in size and are never topped up with repeats.
+        accelerator_config={"even_batches": False, "dispatch_batches": False, "split_batches": False},
+    )

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hub
+from hub.errors import InvalidManifest, InvalidRecipe
+from hub.training.collation import seeded_generator
+from hub.training.data import BatchPlan
+from hub.training.pretrain import pretrain
+from hub.training.recipe import Recipe, load_recipe
+from hub.training.schedules import schedule_factor
+from hub.training.trainer import TrainingDiverged
+
+
+def log_of(run: Path) -> list[tuple[int, float]]:
+    return [(p["step"], p["loss"]) for p in json.loads((run / "training_log.json").read_text())]
+
+
+@pytest.fixture(scope="module")
+def recipe(toy) -> Recipe:
+    return load_recipe("sequences/tiny")
+
+
+@pytest.fixture(scope="module")
+def whole_run(recipe, toy_files, tmp_path_factory) -> Path:
+    return pretrain(recipe, toy_files[0].parent, tmp_path_factory.mktemp("run") / "whole")
+
+
+def test_a_run_leaves_a_checkpoint_that_loads(whole_run, toy_files) -> None:
+    losses = [loss for _, loss in log_of(whole_run)]
+    assert len(losses) == 60
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    embedder = hub.from_pretrained(whole_run)
+    assert embedder.embed(toy_files).vectors.shape == (6, 8)
+    assert (whole_run / "training_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert embedder.card.domain == "numbers" and "60 steps" in embedder.card.text
+    assert sorted(p.name for p in whole_run.glob("checkpoint-*")) == ["checkpoint-50", "checkpoint-60"]
+
+
+def test_killed_and_resumed_equals_uninterrupted(recipe, whole_run, toy_files, toy_path, tmp_path) -> None:
+    """SIGKILL, with a teacher, a queue and dropout in the state."""
+    output = tmp_path / "killed"
+    command = [sys.executable, "-m", "hub.cli", "pretrain", "sequences/tiny"]
+    command += ["--data", str(toy_files[0].parent), "--output-dir", str(output)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(toy_path), str(Path.cwd())])}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 27/"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "model.safetensors").exists()
+    # What a kill in the middle of writing leaves must not be taken for a checkpoint.
+    (output / ".partial" / "checkpoint-40").mkdir(parents=True)
+    pretrain(recipe, toy_files[0].parent, output, resume=True)
+    assert log_of(output) == log_of(whole_run)
+    ends = [torch.nn.utils.parameters_to_vector(hub.from_pretrained(f).model.parameters()) for f in (output, whole_run)]
+    assert torch.equal(*ends)
+
+
+def test_workers_do_not_change_the_masks(recipe, whole_run, toy_files, tmp_path) -> None:
+    run = pretrain(recipe.with_training(workers=2, steps=12, save_every=12), toy_files[0].parent, tmp_path / "workers")
+    other = pretrain(recipe.with_training(steps=12, save_every=12), toy_files[0].parent, tmp_path / "alone")
+    assert log_of(run) == log_of(other)
+
+
+def test_bfloat16_and_accumulation_train(recipe, toy_files, tmp_path) -> None:
+    changed = recipe.with_training(precision="bf16", accumulation=2, steps=20, save_every=20)
+    losses = [loss for _, loss in log_of(pretrain(changed, toy_files[0].parent, tmp_path / "bf16"))]
+    assert all(map(torch.isfinite, torch.tensor(losses))) and losses[-1] < losses[0]
+
+
+def test_going_on_from_a_checkpoint(recipe, whole_run, toy_files, tmp_path) -> None:
+    changed = recipe.with_training(steps=4, save_every=4)
+    further = pretrain(changed, toy_files[0].parent, tmp_path / "further", start_from=whole_run)
+    assert log_of(further)[0][1] < log_of(whole_run)[0][1]
+
+
+def test_an_output_folder_is_never_overwritten(recipe, whole_run, toy_files) -> None:
+    with pytest.raises(InvalidRecipe, match="holds a run already"):
+        pretrain(recipe, toy_files[0].parent, whole_run)
+    with pytest.raises(InvalidRecipe, match="is not this recipe"):
+        pretrain(recipe.with_training(seed=1), toy_files[0].parent, whole_run, resume=True)
+
+
+def test_bad_files_are_left_out_and_nothing_is_an_error(recipe, toy_files, tmp_path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "good.num").write_text("a: 1 2 3\nb: 3 2 1 0\nc: 1")
+    (data / "bad.num").write_text("nonsense")
+    told: list[str] = []
+    run = pretrain(
+        recipe.with_training(steps=2, save_every=2), data, tmp_path / "run", on_error=lambda e: told.append(str(e))
+    )
+    assert len(told) == 1 and "bad.num" in told[0]
+    assert len(json.loads((run / "data_index.json").read_text())) == 2  # "c" is too short to train on
+    (data / "good.num").unlink()
+    with pytest.raises(InvalidManifest, match="nothing to train on"):
+        pretrain(recipe, data, tmp_path / "empty")
+
+
+def test_a_loss_that_is_not_finite_names_the_files(toy, recipe, toy_files, tmp_path, monkeypatch) -> None:
+    from toy_domain.sequences.pretraining import SequenceForPreTraining
+
+    forward = SequenceForPreTraining.forward
+
+    def broken(self, **batch):
+        output = forward(self, **batch)
+        output.loss = output.loss * float("nan")
+        return output
+
+    monkeypatch.setattr(SequenceForPreTraining, "forward", broken)
+    with pytest.raises(TrainingDiverged, match=r"step 1; the batch held samples of .*\.num"):
+        pretrain(recipe, toy_files[0].parent, tmp_path / "nan")
+
+
+def test_two_processes_train_on_different_batches(recipe, toy_files, toy_path, tmp_path) -> None:
+    """The Trainer's own data-parallel path, with gloo: half the batches each, one checkpoint."""
+    output = tmp_path / "parallel"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "hub.cli", "pretrain", "sequences/tiny", "--data", str(toy_files[0].parent)]
+    command += ["--output-dir", str(output), "--steps", "10"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(toy_path), str(Path.cwd())])}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(log_of(output)) == 10
+    assert hub.from_pretrained(output).embed(toy_files[0]).vectors.shape == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"system": "unknown"}, "no system 'unknown'"),
+        ({"extra": 1}, "unknown key 'extra'"),
+        ({"training": {"steps": 0, "batch_size": 1}}, "steps is 0"),
+        ({"training": {"batch_size": 1}}, "steps is missing"),
+        ({"training": {"steps": 5}}, "needs batch_size or batch_cost"),
+        ({"training": {"steps": 5, "batch_size": 1, "learning_rate": "2e-4"}}, "write 2.0e-4"),
+        ({"training": {"steps": 5, "batch_size": 1, "schedule": "step"}}, "none of linear, cosine, constant"),
+        ({"training": {"steps": 5, "batch_size": 1, "log_every": 3, "save_every": 10}}, "multiple of log_every"),
+        ({"model": {"hidden": 8}}, "has no field 'hidden'"),
+        ({"training": {"steps": 5, "batch_size": 1, "optimizer": "sequences.none:Adam"}}, "neither 'adamw' nor"),
+    ],
+)
+def test_bad_recipes_are_named(toy, toy_files, tmp_path, change, message) -> None:
+    base = {"system": "sequences", "training": {"steps": 5, "batch_size": 1}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**base, **change}))
+    with pytest.raises((InvalidRecipe, LookupError), match=message):
+        pretrain(load_recipe(path), toy_files[0].parent, tmp_path / "run")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    costs=st.lists(st.integers(1, 500), min_size=1, max_size=80),
+    size=st.integers(0, 9),
+    cost=st.integers(0, 2000),
+    seed=st.integers(0, 5),
+)
+def test_every_pass_sees_every_sample_once(costs, size, cost, seed) -> None:
+    one_pass = [b for b in BatchPlan(costs, 10_000, size, cost, seed)._one_pass(0)]
+    assert sorted(i for b in one_pass for i in b) == list(range(len(costs)))
+    for batch in one_pass:
+        assert not size or len(batch) <= size
+        assert not cost or len(batch) == 1 or max(costs[i] for i in batch) * len(batch) <= cost
+    plan = list(BatchPlan(costs, 2 * len(one_pass), size, cost, seed))
+    assert len(plan) == 2 * len(one_pass)
+    assert [[i for _, i in b] for b in plan[: len(one_pass)]] == one_pass
+
+
+def test_generators_depend_on_every_number() -> None:
+    draws = {
+        float(torch.rand((), generator=seeded_generator(*numbers)))
+        for numbers in ((0,), (0, 0), (0, 1), (1, 0), (0, 1, 2), (0, 2, 1), (1, 1))
+    }
+    assert len(draws) == 7
+
+
+def test_schedules_by_value() -> None:
+    linear = schedule_factor("linear", 100, 0.1)
+    assert [round(linear(t), 6) for t in (0, 4, 9, 54, 99)] == [0.1, 0.5, 1.0, 0.5, 0.0]
+    cosine = schedule_factor("cosine", 100, 0.0)
+    assert [round(cosine(t), 6) for t in (49, 99)] == [0.5, 0.0]
+    assert schedule_factor("constant", 100, 0.1)(60) == 1.0
+
+
+def test_start_up_time_is_not_spent_on_import() -> None:
+    started = time.process_time()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import hub"], capture_output=True, text=True, check=True
+    )
+    assert time.process_time() - started < 1.0
+    for heavy in ("torch", "transformers", "numpy", "huggingface_hub"):
+        assert f" {heavy}\n" not in done.stderr
