@@ -85,9 +85,7 @@ class Embedder:
         system: The `System` it belongs to.
     """
 
-    def __init__(
-        self, model: EmbeddingModel, processor: Processor, system: System, checkpoint: Checkpoint
-    ) -> None:
+    def __init__(self, model: EmbeddingModel, processor: Processor, system: System, checkpoint: Checkpoint) -> None:
         """Put the parts together; `from_pretrained` is the usual way."""
         self.model = model.eval()
         self.processor = processor
@@ -137,9 +135,7 @@ class Embedder:
         except InvalidInput as error:
             raise error.at(f"{source}[{sample.key}]" if sample.key else source) from None
 
-    def forward(
-        self, prepared: Sequence[Prepared], pooling: str | None = None, layer: Layer = None
-    ) -> list[Vector]:
+    def forward(self, prepared: Sequence[Prepared], pooling: str | None = None, layer: Layer = None) -> list[Vector]:
         """Run the model on one batch: a float32 vector (or token array) for each prepared sample."""
         outputs = self.model.embed(self._batch(prepared), pooling=pooling, layer=layer)
         return [output.float().cpu().numpy() for output in outputs]
@@ -198,23 +194,24 @@ class Embedder:
         """
         self.model.check_options(pooling, layer)
         budget = batch_cost or self.processor.batch_cost
-        outputs, items, warnings, errors = [], [], [], []
+        outputs: list[Vector] = []
+        items: list[tuple[str, str]] = []
+        warnings: list[tuple[str, ...]] = []
+        errors: list[InvalidInput] = []
         prepared = self._prepared(_as_inputs(inputs), errors if on_error == "collect" else None, on_input)
         for window in _windows(prepared, 8 * budget):
-            results: list[Vector | None] = [None] * len(window)
+            results: dict[int, Vector] = {}
             for batch in batches_by_cost([p.cost for p in window], budget):
-                for index, vector in zip(
-                    batch, self.forward([window[i] for i in batch], pooling, layer), strict=True
-                ):
-                    results[index] = vector
-            outputs += results
+                vectors = self.forward([window[i] for i in batch], pooling, layer)
+                results.update(zip(batch, vectors, strict=True))
+            outputs += [results[i] for i in range(len(window))]
             items += [(p.source, p.sample.key) for p in window]
             warnings += [p.sample.warnings for p in window]
         if (pooling or self.model.config.pooling) == "none":
             return Embeddings(outputs, items, warnings, errors)
         width = self.model.embedding_dimension(pooling, layer)
-        vectors = np.stack(outputs) if outputs else np.zeros((0, width), np.float32)
-        return Embeddings(vectors, items, warnings, errors)
+        table = np.stack(outputs) if outputs else np.zeros((0, width), np.float32)
+        return Embeddings(table, items, warnings, errors)
 
     def _prepared(
         self,
@@ -261,11 +258,10 @@ class Embedder:
     def run(self, task: str, inputs: Any) -> list[Any]:
         """Run one of the model's further tasks on files or plain values, one result a sample."""
         prepared = list(self._prepared(_as_inputs(inputs), None, None))
-        results: list[Any] = [None] * len(prepared)
+        results: dict[int, Any] = {}
         for batch in batches_by_cost([p.cost for p in prepared], self.processor.batch_cost):
-            for index, result in zip(batch, self.run_batch(task, [prepared[i] for i in batch]), strict=True):
-                results[index] = result
-        return results
+            results.update(zip(batch, self.run_batch(task, [prepared[i] for i in batch]), strict=True))
+        return [results[i] for i in range(len(prepared))]
 
     def warm_up(self) -> int:
         """Send one of the domain's sample files through all stages; return the embedding's dimension."""

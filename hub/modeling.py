@@ -125,9 +125,7 @@ class EmbeddingModel(PreTrainedModel):  # type: ignore[misc]
                 param="pooling",
             )
         if isinstance(layer, str) and layer not in ("average", "all"):
-            raise UnsupportedOption(
-                f"layer {layer!r} is not offered; give an index, 'average' or 'all'", param="layer"
-            )
+            raise UnsupportedOption(f"layer {layer!r} is not offered; give an index, 'average' or 'all'", param="layer")
         count = self.num_hidden_states
         if isinstance(layer, int) and count is not None and not -count <= layer < count:
             raise UnsupportedOption(
@@ -175,9 +173,7 @@ class EmbeddingModel(PreTrainedModel):  # type: ignore[misc]
         return states[layer], output.mask
 
     @torch.inference_mode()
-    def embed(
-        self, batch: Mapping[str, Tensor], pooling: str | None = None, layer: Layer = None
-    ) -> list[Tensor]:
+    def embed(self, batch: Mapping[str, Tensor], pooling: str | None = None, layer: Layer = None) -> list[Tensor]:
         """Embed a batch: one ``(features,)`` vector a sample, or ``(tokens, features)`` for ``pooling="none"``.
 
         Raises:
@@ -215,7 +211,8 @@ class PretextModel(PreTrainedModel):  # type: ignore[misc]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups: no decay on biases and normalisation weights."""
-        decayed, plain = [], []
+        decayed: list[Tensor] = []
+        plain: list[Tensor] = []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 no_decay = name.endswith("bias") or "norm" in name.lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -144,6 +144,23 @@ class Reader(ABC):
             InvalidInput: The value does not have that form.
         """
         raise UnsupportedFormat("this model takes files, not plain JSON values", source=name)
+
+    def find(self, folder: Path, suffixes: Collection[str]) -> list[Path]:
+        """Return what to read below a folder, sorted; hidden files are left out.
+
+        A domain whose samples are folders (a series of slices, a scene of several rasters) returns those.
+
+        Args:
+            folder: Walked recursively.
+            suffixes: Lower-case file suffixes of the domain, with the dot.
+        """
+        return sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in suffixes
+            and path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
 
     def limits(self) -> dict[str, int | float]:
         """Return the limits that this reader enforces, by name."""

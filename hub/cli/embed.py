@@ -30,17 +30,18 @@ def embed(
     """
     from hub.embedder import from_pretrained
     from hub.errors import UnsupportedOption
-    from hub.training.data import find_files
 
     kind = output.suffix.lstrip(".").lower()
     if kind not in FORMATS:
         raise UnsupportedOption(f"--output {output}: the suffix must be one of {', '.join(FORMATS)}", param="output")
     if pooling == "none":
-        raise UnsupportedOption("token states do not fit one table; use hub.from_pretrained(...).embed()", param="pooling")
+        raise UnsupportedOption(
+            "token states do not fit one table; use hub.from_pretrained(...).embed()", param="pooling"
+        )
     embedder = from_pretrained(model, device=device)
     files: list[Any] = []
     for path in inputs:
-        found = find_files(path, embedder.system.domain) if path.is_dir() else [path]
+        found = embedder.reader.find(path, embedder.system.domain.suffixes) if path.is_dir() else [path]
         if not found:
             suffixes = " ".join(embedder.system.domain.suffixes)
             raise UnsupportedOption(f"{path} holds no file that {model} reads ({suffixes})", param="inputs")
@@ -72,7 +73,7 @@ def parse_layer(text: str | None) -> int | str | None:
     return int(text) if text is not None and text.lstrip("-").isdigit() else text
 
 
-class _progress:  # noqa: N801  # used like a function
+class _progress:  # used like a function
     """A progress bar on stderr, so that stdout stays clean."""
 
     def __init__(self, total: int) -> None:

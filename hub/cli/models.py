@@ -27,9 +27,7 @@ def models(
     table = Table("model", "domain", "system", "weights", "licence", "about", box=None, pad_edge=False)
     for card in cards:
         weights = "built in" if card.has_weights else "convert"
-        table.add_row(
-            card.name, card.domain, card.system, weights, str(card.metadata.get("license", "")), card.summary
-        )
+        table.add_row(card.name, card.domain, card.system, weights, str(card.metadata.get("license", "")), card.summary)
     console.print(table)
     console.print()
     table = Table("domain", "systems", "reads", "state", box=None, pad_edge=False)

@@ -14,9 +14,7 @@ def pretrain(
     data: Annotated[Path, typer.Option(help="Folder of native files, or a manifest (its train part is taken).")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the run; it becomes a checkpoint.")],
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUTPUT_DIR where it was.")] = False,
-    start_from: Annotated[
-        str | None, typer.Option("--from", help="Checkpoint whose weights to start from.")
-    ] = None,
+    start_from: Annotated[str | None, typer.Option("--from", help="Checkpoint whose weights to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,

@@ -14,7 +14,7 @@ from hub.embedder import Embedder
 from hub.errors import InvalidManifest
 from hub.evaluation.probes import probe_fold
 from hub.evaluation.splits import Fold, folds_of
-from hub.manifest import Row, read_manifest
+from hub.manifest import read_manifest
 from hub.modeling import Layer
 from hub.reading import Sample, Source
 

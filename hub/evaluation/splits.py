@@ -22,9 +22,7 @@ class Fold:
     test: Indices
 
 
-def folds_of(
-    rows: Sequence[Row], count: int = 5, seed: int = 0, shots: int | None = None
-) -> Iterator[Fold]:
+def folds_of(rows: Sequence[Row], count: int = 5, seed: int = 0, shots: int | None = None) -> Iterator[Fold]:
     """Yield the folds of a set.
 
     With a ``split`` column there is one fold: fit on ``train``, test on ``test``. With a ``group`` column a group is
@@ -52,9 +50,7 @@ def folds_of(
         yield fold if shots is None else Fold(_few_shots(fold.train, labels, shots, generator), fold.test)
 
 
-def _whole_folds(
-    rows: Sequence[Row], labels: NDArray[np.str_], count: int, seed: int, repeat: int
-) -> Iterator[Fold]:
+def _whole_folds(rows: Sequence[Row], labels: NDArray[np.str_], count: int, seed: int, repeat: int) -> Iterator[Fold]:
     from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold, StratifiedKFold
 
     everything = np.arange(len(rows))
@@ -71,9 +67,7 @@ def _whole_folds(
         if number < 2:
             raise InvalidManifest("all rows are of one group, so nothing can be held out")
         splitter = (
-            LeaveOneGroupOut()
-            if number <= count
-            else StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+            LeaveOneGroupOut() if number <= count else StratifiedGroupKFold(count, shuffle=True, random_state=seed)
         )
         parts = splitter.split(everything, labels, groups)
     else:
@@ -85,9 +79,7 @@ def _whole_folds(
         yield Fold(train, test)
 
 
-def _few_shots(
-    train: Indices, labels: NDArray[np.str_], shots: int, generator: np.random.Generator
-) -> Indices:
+def _few_shots(train: Indices, labels: NDArray[np.str_], shots: int, generator: np.random.Generator) -> Indices:
     chosen = []
     for label in sorted(set(labels[train])):
         of_label = train[labels[train] == label]

@@ -45,21 +45,10 @@ class Entry:
         return None if self.start is None and self.stop is None else Span(self.start, self.stop)
 
 
-def find_files(folder: Path, domain: Domain) -> list[Path]:
-    """Return the domain's native files below a folder, sorted; hidden ones are left out."""
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in domain.suffixes
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
-
-
-def _wanted(data: Path, domain: Domain) -> list[tuple[Path, Span | None, str]]:
+def _wanted(data: Path, domain: Domain, reader: Reader) -> list[tuple[Path, Span | None, str]]:
     """Return (file, span, item) of what a folder or manifest holds; of a split set, the train part."""
     if data.is_dir():
-        return [(f, None, "") for f in find_files(data, domain)]
+        return [(f, None, "") for f in reader.find(data, domain.suffixes)]
     rows = read_manifest(data)
     if any(r.split for r in rows):
         rows = [r for r in rows if r.split == "train"]
@@ -87,7 +76,7 @@ def index_data(
     Raises:
         InvalidManifest: There is nothing to train on.
     """
-    wanted = _wanted(data, domain)
+    wanted = _wanted(data, domain, reader)
 
     def index(job: tuple[Path, Span | None, str]) -> list[Entry] | InvalidInput:
         file, span, item = job

@@ -180,6 +180,4 @@ def _write_card(
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
-    write_card(
-        output, metadata, run_summary(output.name, recipe, parameters, len(entries), history, seconds, machine)
-    )
+    write_card(output, metadata, run_summary(output.name, recipe, parameters, len(entries), history, seconds, machine))

@@ -150,7 +150,9 @@ def load_recipe(name: str | Path) -> Recipe:
         built_in = {f"{s.name}/{n}": p for s in systems().values() for n, p in s.recipes.items()}
         matches = [k for k in built_in if str(name) in (k, k.split("/")[1], k.replace("/", "-"))]
         if len(matches) != 1:
-            raise InvalidRecipe(f"no recipe {str(name)!r}: no such file, and the built-in ones are {', '.join(built_in)}")
+            raise InvalidRecipe(
+                f"no recipe {str(name)!r}: no such file, and the built-in ones are {', '.join(built_in)}"
+            )
         path = built_in[matches[0]]
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))

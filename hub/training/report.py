@@ -48,9 +48,7 @@ def run_summary(
     tail = history[-max(1, len(history) // 20) :]
     loss = sum(p["loss"] for p in tail) / len(tail)
     options = recipe.training
-    metrics = "".join(
-        f"| {k.replace('_', ' ')} | {v:.4g} |\n" for k, v in last.items() if k not in NOT_METRICS
-    )
+    metrics = "".join(f"| {k.replace('_', ' ')} | {v:.4g} |\n" for k, v in last.items() if k not in NOT_METRICS)
     return f"""# {name}
 
 {recipe.system.title} ({recipe.system.paper}), pretrained with fmhub on {samples} samples. {recipe.description}

@@ -30,9 +30,9 @@ class TrainingDiverged(HubError):
 class TeacherUpdate(TrainerCallback):  # type: ignore[misc]
     """Moves a pretext task's teacher after each optimiser step."""
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: PretextModel, **_: Any) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Call the task's ``update_teacher`` with the run's progress."""
-        model.update_teacher((state.global_step + 1) / state.max_steps)
+        kwargs["model"].update_teacher((state.global_step + 1) / state.max_steps)
 
 
 class PretextTrainer(Trainer):  # type: ignore[misc]
@@ -51,6 +51,9 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
             callbacks: Further Trainer callbacks.
         """
         self.recipe = recipe
+        self.task = model
+        self.output = output
+        self.data = data
         self._metrics: dict[str, list[torch.Tensor]] = {}
         super().__init__(
             model=model,
@@ -66,16 +69,15 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the planned batches of the whole run as one epoch, so that resuming is skipping."""
         options = self.recipe.training
-        data: TrainingData = self.train_dataset
         plan = BatchPlan(
-            [e.cost for e in data.entries],
+            [e.cost for e in self.data.entries],
             batches=options.steps * options.accumulation * self.args.world_size,
             batch_size=options.batch_size,
             batch_cost=options.batch_cost,
             seed=options.seed,
         )
         loader = DataLoader(
-            data,
+            self.data,
             batch_sampler=plan,
             collate_fn=self.data_collator,
             num_workers=options.workers,
@@ -88,7 +90,7 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         """Build the recipe's optimiser on the task's parameter groups."""
         if self.optimizer is None:
             options = self.recipe.training
-            groups = self.model.parameter_groups(options.weight_decay)
+            groups = self.task.parameter_groups(options.weight_decay)
             self.optimizer = optimizer_class(self.recipe)(groups, lr=options.learning_rate)
         return self.optimizer
 
@@ -97,16 +99,18 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         if self.lr_scheduler is None:
             options = self.recipe.training
             factor = schedule_factor(options.schedule, options.steps, options.warmup)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Run the task on one batch, keep its metrics, and stop on a loss that is not finite."""
         indices = inputs.pop("indices")
         output = model(**inputs)
         if not torch.isfinite(output.loss):
-            files = sorted({self.train_dataset.entries[i].file for i in indices.tolist()})
+            files = sorted({self.data.entries[i].file for i in indices.tolist()})
             raise TrainingDiverged(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}; the batch held samples of "
                 f"{', '.join(files[:8])}{' ...' if len(files) > 8 else ''}"
@@ -125,7 +129,7 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Written beside its place and renamed: a kill in the middle leaves the previous checkpoint as the last.
-        final = Path(self.args.output_dir)
+        final = self.output
         partial = final / ".partial"
         if self.is_world_process_zero():
             shutil.rmtree(partial, ignore_errors=True)

@@ -20,9 +20,7 @@ def embedder(toy_checkpoint: Path) -> hub.Embedder:
 
 def test_one_file_holds_many_samples_in_order(embedder, toy_files) -> None:
     result = embedder.embed(toy_files)
-    assert result.items == [
-        (str(path), f"{path.stem}{number}") for path in toy_files for number in range(3)
-    ]
+    assert result.items == [(str(path), f"{path.stem}{number}") for path in toy_files for number in range(3)]
     assert result.vectors.shape == (6, 8) and result.vectors.dtype == np.float32
     assert np.array_equal(np.asarray(result), result.vectors)
 

@@ -55,9 +55,7 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, whole_run, toy_files, t
     command = [sys.executable, "-m", "hub.cli", "pretrain", "sequences/tiny"]
     command += ["--data", str(toy_files[0].parent), "--output-dir", str(output)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(toy_path), str(Path.cwd())])}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("step 27/"):
@@ -175,7 +173,7 @@ def test_bad_recipes_are_named(toy, toy_files, tmp_path, change, message) -> Non
     seed=st.integers(0, 5),
 )
 def test_every_pass_sees_every_sample_once(costs, size, cost, seed) -> None:
-    one_pass = [b for b in BatchPlan(costs, 10_000, size, cost, seed)._one_pass(0)]
+    one_pass = BatchPlan(costs, 10_000, size, cost, seed)._one_pass(0)
     assert sorted(i for b in one_pass for i in b) == list(range(len(costs)))
     for batch in one_pass:
         assert not size or len(batch) <= size

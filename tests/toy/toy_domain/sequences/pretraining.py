@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from toy_domain.sequences.modeling import SequenceConfig, SequenceModel
 
 from hub.modeling import PretextModel, PretextOutput, masked_mean
 from hub.reading import Sample
 from hub.training.collation import Collator
+from toy_domain.sequences.modeling import SequenceConfig, SequenceModel
 
 
 class SequenceCollator(Collator):

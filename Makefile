@@ -1,0 +1,52 @@
+# The commands of fmhub. Each sets up a virtual environment in .venv first, if there is none.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN = $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BACKEND ?= ray
+# Torch and Ray would each start a thread a core in every process; one apiece is faster on a small machine.
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: serve demo test test-slow lint bench constraints clean
+
+## serve: start the embedding server with the built-in models and print a curl line that works
+serve: $(VENV)/.ready
+	$(BIN)/fmhub serve --host $(HOST) --port $(PORT) --backend $(BACKEND)
+
+## demo: start the server, send it one native file of each domain, print what came back, stop
+demo: $(VENV)/.ready
+	$(BIN)/fmhub demo --backend $(BACKEND)
+
+## test: every test but the slow ones
+test: $(VENV)/.ready
+	$(BIN)/pytest $(PYTEST)
+
+## test-slow: the tests that take minutes each
+test-slow: $(VENV)/.ready
+	$(BIN)/pytest -m slow $(PYTEST)
+
+## lint: style, types, and the arrows between packages
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+## bench: loop overhead, batching and serving beside their peers
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/run.py
+
+## constraints: pin what is installed now
+constraints: $(VENV)/.ready
+	$(BIN)/pip freeze --exclude-editable | grep -v '^fmhub' > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	touch $@

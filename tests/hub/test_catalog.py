@@ -1,0 +1,185 @@
+"""Names to checkpoints, and back to a Hub: against a local server that speaks the Hub's routes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+
+import hub
+from hub.catalog import Card, built_in_cards
+from hub.errors import HubError, InvalidCheckpoint, UnknownModel
+from hub.publishing import check_publishable, push
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """The Hub's routes over a dictionary of repositories; remembers what was asked."""
+
+    repositories: dict[str, dict[str, bytes]] = {}
+    requests: list[str] = []
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def json(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.requests.append(path)
+        parts = path.strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        name = "/".join(parts[2:4] if api else parts[:2])
+        files = self.repositories.get(name)
+        if files is None:
+            return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+        if api and "tree" not in parts:
+            if parts[4:5] == ["revision"] and parts[5] not in ("main", COMMIT):
+                return self.answer(404, b"{}", X_Error_Code="RevisionNotFound")
+            return self.json({"id": name, "sha": COMMIT, "siblings": [{"rfilename": f} for f in files]})
+        if api:
+            return self.json([{"type": "file", "path": f, "size": len(c), "oid": "0"} for f, c in files.items()])
+        content = files.get("/".join(parts[4:]))
+        if content is None:
+            return self.answer(404, X_Error_Code="EntryNotFound")
+        self.answer(200, content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=COMMIT)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = urlsplit(self.path).path
+        self.requests.append(path)
+        if path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted['organization']}/{wanted['name']}"
+            if wanted["organization"] == "forbidden":
+                return self.answer(403, b'{"error": "no access"}')
+            self.repositories.setdefault(name, {})
+            return self.json({"url": f"http://{self.headers['Host']}/{name}"})
+        if path == "/api/validate-yaml":
+            return self.json({"errors": [], "warnings": []})
+        name = "/".join(path.split("/")[3:5])
+        if "preupload" in path:
+            files = json.loads(body)["files"]
+            return self.json(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            )
+        for line in body.splitlines():
+            entry = json.loads(line)
+            if entry["key"] == "file":
+                self.repositories[name][entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
+        self.json({"commitUrl": f"http://{self.headers['Host']}/{name}", "commitOid": COMMIT, "success": True})
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    Mirror.repositories, Mirror.requests = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield Mirror
+    server.shutdown()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_a_repository_loads_as_its_folder_does(mirror, toy_checkpoint, toy_files) -> None:
+    mirror.repositories["lab/toy"] = {**files_of(toy_checkpoint), "evil.bin": b"x", "code.py": b"raise SystemExit"}
+    embedder = hub.from_pretrained("lab/toy")
+    assert embedder.revision == COMMIT and embedder.name == "lab/toy"
+    np.testing.assert_array_equal(
+        embedder.embed(toy_files).vectors, hub.from_pretrained(toy_checkpoint).embed(toy_files).vectors
+    )
+    assert not [r for r in mirror.requests if r.endswith((".py", ".bin"))]
+
+
+def test_what_a_hub_does_not_have_is_said_so(mirror, toy_checkpoint) -> None:
+    with pytest.raises(UnknownModel, match="no such repository"):
+        hub.from_pretrained("lab/absent")
+    mirror.repositories["lab/toy"] = files_of(toy_checkpoint)
+    with pytest.raises(UnknownModel, match="no revision 'v9'"):
+        hub.from_pretrained("lab/toy", revision="v9")
+    mirror.repositories["lab/pickle"] = {"config.json": b'{"model_type": "toy_sequences"}', "model.bin": b"x"}
+    with pytest.raises(InvalidCheckpoint, match="fmhub convert"):
+        hub.from_pretrained("lab/pickle")
+
+
+def test_publishing_and_loading_back(mirror, toy_checkpoint, toy_files, tmp_path) -> None:
+    (toy_checkpoint / "checkpoint-10").mkdir(exist_ok=True)
+    (toy_checkpoint / "checkpoint-10" / "optimizer.pt").write_bytes(b"x")
+    address = push(toy_checkpoint, "lab/published")
+    assert address.endswith("/lab/published")
+    assert set(mirror.repositories["lab/published"]) - {".gitattributes"} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "README.md",
+    }
+    np.testing.assert_array_equal(
+        hub.from_pretrained("lab/published").embed(toy_files).vectors,
+        hub.from_pretrained(toy_checkpoint).embed(toy_files).vectors,
+    )
+    with pytest.raises(HubError, match="could not be published"):
+        push(toy_checkpoint, "forbidden/x")
+
+
+def test_only_whole_checkpoints_are_published(toy_checkpoint, tmp_path) -> None:
+    with pytest.raises(InvalidCheckpoint, match=r"lacks config\.json"):
+        check_publishable(tmp_path)
+    for name, content in files_of(toy_checkpoint).items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "README.md").write_text("# no front matter")
+    with pytest.raises(InvalidCheckpoint, match="lacks 'license'"):
+        check_publishable(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(built_in_cards()))
+def test_built_in_cards_are_complete(name) -> None:
+    card = built_in_cards()[name]
+    assert card.summary and card.domain and card.system
+    for key in ("license", "library_name", "pipeline_tag", "tags"):
+        assert card.metadata.get(key), key
+    if card.has_weights:
+        assert check_publishable(card.folder)
+        size = sum(p.stat().st_size for p in card.folder.iterdir())
+        assert size <= 4 * 2**20
+        assert card.metadata["model-index"][0]["results"]
+    else:
+        assert card.source.get("instructions")
+        with pytest.raises(UnknownModel, match="not shipped"):
+            hub.from_pretrained(name)
+
+
+def test_a_card_is_read_back_as_written(tmp_path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: mit\nfmhub: {domain: d, system: s}\n---\n# T\n\nOne. Two.\n")
+    card = Card.read(tmp_path)
+    assert (card.domain, card.system, card.summary) == ("d", "s", "One.")
+    (tmp_path / "README.md").write_text("---\n: : :\n---\n")
+    with pytest.raises(InvalidCheckpoint, match="not YAML"):
+        Card.read(tmp_path)
