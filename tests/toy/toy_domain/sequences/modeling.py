@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hub.modeling import EmbeddingConfig, EmbeddingModel, EncoderOutput, TaskFile
+from hub.configuration import EmbeddingConfig
+from hub.modeling import EmbeddingModel, EncoderOutput, TaskFile
 
 
 class SequenceConfig(EmbeddingConfig):

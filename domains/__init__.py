@@ -1,0 +1,1 @@
+"""The domains that fmhub ships, one folder each."""
