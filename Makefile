@@ -37,7 +37,7 @@ lint: $(VENV)/.ready
 
 ## bench: loop overhead, batching and serving beside their peers
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(ONLY)
 
 ## constraints: pin what is installed now
 constraints: $(VENV)/.ready

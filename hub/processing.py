@@ -22,7 +22,8 @@ class Processor(FeatureExtractionMixin):  # type: ignore[misc]  # transformers i
     """Samples to a padded, masked batch; saved as ``preprocessor_config.json``.
 
     Attributes written by a subclass's ``__init__`` are its saved configuration: numbers, strings, lists.
-    Derived arrays (windows, filter banks) stay out of it: cache them in a private name dropped by ``to_dict``.
+    Derived arrays (windows, filter banks) stay out of it: cache them in a private name dropped by ``to_dict``. Several
+    threads prepare with one processor at once.
     """
 
     cost_unit: ClassVar[str] = "elements"

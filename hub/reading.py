@@ -114,7 +114,8 @@ class Sample:
 class Reader(ABC):
     """Native files, or a plain JSON form, to samples. One class a domain.
 
-    Subclasses are plain dataclasses of their limits, so that ``limits()`` can tell them to a user.
+    Subclasses are plain dataclasses of their limits, so that ``limits()`` can tell them to a user. Several threads read
+    with one reader at once, so it keeps no state of a file.
     """
 
     plain_form: ClassVar[str] = ""
@@ -125,7 +126,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, source: Source, span: Span | None = None) -> Iterator[Sample]:
-        """Yield the samples of one file.
+        """Yield the samples of one file, at least one.
 
         Args:
             source: The file. Its suffix is a hint at most; the content decides.

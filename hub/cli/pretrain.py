@@ -21,7 +21,7 @@ def pretrain(
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16, instead of the recipe's.")] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between resumable checkpoints.")] = None,
     log_every: Annotated[int | None, typer.Option(help="Steps between points of the curve.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read and prepare samples.")] = None,
+    readers: Annotated[int | None, typer.Option(help="Processes that read and prepare samples.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the training process.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the weights, for the card.")] = "other",
 ) -> None:
@@ -44,7 +44,7 @@ def pretrain(
         precision=precision,
         save_every=save_every,
         log_every=log_every,
-        workers=workers,
+        readers=readers,
     )
     left_out: list[Any] = []
     folder = run(

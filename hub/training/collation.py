@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,30 @@ from hub.processing import Processor
 from hub.reading import Sample
 
 
+@dataclass(frozen=True)
+class Randomness:
+    """Where the randomness of one batch comes from.
+
+    Attributes:
+        samples: One generator for each view, in their order.
+        shared: For what is drawn once a batch; the same on all processes that hold a part of it.
+    """
+
+    samples: Sequence[torch.Generator]
+    shared: torch.Generator
+
+    @classmethod
+    def seeded(cls, count: int, seed: int = 0) -> Randomness:
+        """Return the randomness of a batch of ``count`` views outside a training run."""
+        return cls([seeded_generator(seed, 1, row) for row in range(count)], seeded_generator(seed, 2))
+
+
 class Collator(ABC):
     """Samples to a pretraining batch: crops, views and masks.
 
-    Everything random comes from the generator that each method is given. The trainer seeds it from the recipe's
-    seed, the pass over the data, and the sample's (or batch's) number, so that a step can be repeated, whatever
-    the number of workers or processes.
+    Everything random comes from the generators that each method is given. The trainer seeds them from the recipe's
+    seed, the pass over the data, and the sample's (or batch's) number, so that a step can be repeated, and is the
+    same whatever the number of readers or processes.
     """
 
     def __init__(self, processor: Processor, config: PreTrainedConfig) -> None:
@@ -41,8 +60,11 @@ class Collator(ABC):
         """Turn one sample to what ``collate`` takes; runs in a worker."""
 
     @abstractmethod
-    def collate(self, views: Sequence[Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Pad and mask the views of one batch to what the pretext task's ``forward`` takes."""
+    def collate(self, views: Sequence[Any], randomness: Randomness) -> dict[str, torch.Tensor]:
+        """Pad and mask the views of one batch to what the pretext task's ``forward`` takes.
+
+        Several processes each collate their part of a batch, so a sample's masks come from its own generator.
+        """
 
 
 def seeded_generator(*numbers: int) -> torch.Generator:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -18,7 +18,7 @@ from hub.domain import Domain
 from hub.errors import InvalidInput, InvalidManifest
 from hub.manifest import read_manifest
 from hub.reading import Reader, Sample, Source, Span
-from hub.training.collation import Collator, seeded_generator
+from hub.training.collation import Collator, Randomness, seeded_generator
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,22 @@ def load_index(path: Path) -> list[Entry]:
     return [Entry(**e) for e in json.loads(path.read_text(encoding="utf-8"))]
 
 
-class TrainingData(Dataset[tuple[int, int, Any]]):
-    """Views of the indexed samples, each made with a generator of its own.
+class Pick(NamedTuple):
+    """One sample of one batch.
 
-    An item is asked for as ``(visit, index)``: how often the sample has been seen, and which it is.
+    Attributes:
+        visit: How often the sample has been seen before.
+        index: Which sample it is.
+        batch: Number of the batch in the run, shared by all processes that hold a part of it.
     """
+
+    visit: int
+    index: int
+    batch: int
+
+
+class TrainingData(Dataset[tuple[Pick, Any]]):
+    """Views of the indexed samples, each made with a generator of its own."""
 
     CACHED_FILES = 8  # neighbouring samples of one file (flows, windows, molecules) are read once
 
@@ -150,35 +161,48 @@ class TrainingData(Dataset[tuple[int, int, Any]]):
         self._cache.move_to_end(key)
         return self._cache[key][entry.number]
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[int, int, Any]:
-        """Return ``(visit, index, view)``."""
-        visit, index = item
-        return visit, index, self.collator.view(self.sample(index), seeded_generator(self.seed, visit, index))
+    def __getitem__(self, pick: Pick) -> tuple[Pick, Any]:
+        """Return the pick with its view."""
+        generator = seeded_generator(self.seed, 0, pick.visit, pick.index)
+        return pick, self.collator.view(self.sample(pick.index), generator)
 
 
 class Collation:
-    """The data loader's collate function: views of one batch to tensors, seeded by the batch's samples."""
+    """The data loader's collate function: views of one batch to tensors, seeded sample by sample."""
 
     def __init__(self, collator: Collator, seed: int) -> None:
         """Keep the collator and the recipe's seed."""
         self.collator = collator
         self.seed = seed
 
-    def __call__(self, items: Sequence[tuple[int, int, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, items: Sequence[tuple[Pick, Any]]) -> dict[str, torch.Tensor]:
         """Return the batch, with the samples' numbers under ``indices`` for messages about it."""
-        indices = [index for _, index, _ in items]
-        generator = seeded_generator(self.seed, items[0][0], *indices)
-        batch = self.collator.collate([view for _, _, view in items], generator)
-        return {**batch, "indices": torch.tensor(indices)}
+        picks = [pick for pick, _ in items]
+        randomness = Randomness(
+            [seeded_generator(self.seed, 1, pick.visit, pick.index) for pick in picks],
+            seeded_generator(self.seed, 2, picks[0].batch),
+        )
+        batch = self.collator.collate([view for _, view in items], randomness)
+        return {**batch, "indices": torch.tensor([pick.index for pick in picks])}
 
 
 class BatchPlan:
-    """Batches of ``(visit, index)`` for a whole run: each pass shuffled, similar costs together.
+    """Batches for a whole run: each pass over the data shuffled, similar costs together.
 
-    Deterministic in (costs, seed), so skipping the first batches is all that resuming needs.
+    Deterministic in (costs, seed), so skipping the first batches is all that resuming needs. Several processes follow
+    the same plan and take every n-th sample of each batch, so a recipe's batch is the same however many there are.
     """
 
-    def __init__(self, costs: Sequence[int], batches: int, batch_size: int, batch_cost: int, seed: int) -> None:
+    def __init__(
+        self,
+        costs: Sequence[int],
+        batches: int,
+        batch_size: int,
+        batch_cost: int,
+        seed: int,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         """Plan ``batches`` batches.
 
         Args:
@@ -187,27 +211,33 @@ class BatchPlan:
             batch_size: Most samples in a batch, or 0.
             batch_cost: Most padded cost of a batch, or 0.
             seed: Of the order.
+            process: Which process asks.
+            processes: How many share each batch.
         """
         self.costs = torch.tensor(costs, dtype=torch.float64)
         self.batches = batches
         self.batch_size = batch_size or len(costs)
         self.batch_cost = batch_cost
         self.seed = seed
+        self.process = process
+        self.processes = processes
 
     def __len__(self) -> int:
         """Return the number of batches."""
         return self.batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the batches, pass after pass."""
-        yielded = 0
+    def __iter__(self) -> Iterator[list[Pick]]:
+        """Yield this process's part of each batch, pass after pass."""
+        number = 0
         visit = 0
         while True:
             for batch in self._one_pass(visit):
-                if yielded == self.batches:
+                if number == self.batches:
                     return
-                yielded += 1
-                yield [(visit, index) for index in batch]
+                # A batch smaller than the number of processes is repeated on some: none may be without work.
+                part = batch[self.process :: self.processes] or [batch[self.process % len(batch)]]
+                yield [Pick(visit, index, number) for index in part]
+                number += 1
             visit += 1
 
     def _one_pass(self, visit: int) -> list[list[int]]:

@@ -23,7 +23,7 @@ class TrainingOptions:
 
     Attributes:
         steps: Optimiser steps.
-        batch_size: Samples in a batch; or 0 to batch by ``batch_cost`` alone.
+        batch_size: Samples in a batch, over all processes; or 0 to batch by ``batch_cost`` alone.
         batch_cost: Largest padded cost of a batch in the processor's unit; or 0 to batch by ``batch_size`` alone.
         accumulation: Batches in an optimiser step.
         optimizer: ``adamw``, or ``module:Class`` relative to the domain's package.
@@ -36,7 +36,7 @@ class TrainingOptions:
         seed: Of initialisation, order, crops, masks and dropout.
         log_every: Optimiser steps between two points of the curve.
         save_every: Optimiser steps between two resumable checkpoints, a multiple of ``log_every``.
-        workers: Processes that read and prepare samples; 0 does it in the training process.
+        readers: Processes that read and prepare samples; 0 does it in the training process.
     """
 
     steps: int
@@ -53,7 +53,7 @@ class TrainingOptions:
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
-    workers: int = 0
+    readers: int = 0
 
     def __post_init__(self) -> None:
         """Raise InvalidRecipe on the first value that cannot be."""

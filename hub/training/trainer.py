@@ -71,20 +71,23 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         options = self.recipe.training
         plan = BatchPlan(
             [e.cost for e in self.data.entries],
-            batches=options.steps * options.accumulation * self.args.world_size,
+            batches=options.steps * options.accumulation,
             batch_size=options.batch_size,
             batch_cost=options.batch_cost,
             seed=options.seed,
+            process=self.args.process_index,
+            processes=self.args.world_size,
         )
-        loader = DataLoader(
+        # Not handed to accelerate: the plan knows which part of a batch is this process's, and the Trainer moves
+        # tensors to the device.
+        return DataLoader(
             self.data,
             batch_sampler=plan,
             collate_fn=self.data_collator,
-            num_workers=options.workers,
+            num_workers=options.readers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=options.workers > 0,
+            persistent_workers=options.readers > 0,
         )
-        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the recipe's optimiser on the task's parameter groups."""
@@ -123,7 +126,8 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         """Add the mean of each metric since the last point of the curve."""
         if "loss" in logs:
             for name, values in self._metrics.items():
-                logs[name] = float(torch.stack(values).float().mean())
+                mean = torch.stack(values).float().mean()
+                logs[name] = float(self.accelerator.reduce(mean.to(self.args.device), "mean"))
             self._metrics = {}
         super().log(logs, start_time)
 
@@ -197,6 +201,4 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        # Batches are planned by cost, so they differ in size and are never topped up with repeats.
-        accelerator_config={"even_batches": False, "dispatch_batches": False, "split_batches": False},
     )

@@ -14,6 +14,7 @@ from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.publishing import card_metadata, save_checkpoint, write_card
 from hub.reading import Reader, Sample, Source
+from hub.training.collation import Randomness, seeded_generator
 from hub.training.pretrain import build_task, pretrain
 from hub.training.recipe import load_recipe
 
@@ -124,8 +125,8 @@ def test_a_gradient_reaches_every_parameter_of_the_encoder(system: System, files
     collator = system.load("collator")(processor, task.config, **recipe.pretext)
     reader = processor.reader()
     samples = [s for f in files for s in reader.read(Source.from_path(f))]
-    generator = torch.Generator().manual_seed(0)
-    batch = collator.collate([collator.view(s, generator) for s in samples if collator.cost(s)], generator)
+    views = [collator.view(s, seeded_generator(i)) for i, s in enumerate(samples) if collator.cost(s)]
+    batch = collator.collate(views, Randomness.seeded(len(views)))
     output = task.train()(**batch)
     output.loss.backward()
     assert torch.isfinite(output.loss)
@@ -152,12 +153,29 @@ def test_the_same_seed_gives_the_same_views(system: System, files: list[Path]) -
     samples = [s for f in files for s in processor.reader().read(Source.from_path(f)) if collator.cost(s)]
 
     def batch(seed: int) -> dict[str, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        return collator.collate([collator.view(s, generator) for s in samples], generator)
+        views = [collator.view(s, seeded_generator(seed, i)) for i, s in enumerate(samples)]
+        return collator.collate(views, Randomness.seeded(len(views), seed))
 
     one, again, other = batch(1), batch(1), batch(2)
     assert all(torch.equal(one[k], again[k]) for k in one)
     assert any(one[k].shape != other[k].shape or not torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_sample_is_masked_alike_whatever_shares_its_batch(system: System, files: list[Path]) -> None:
+    """So that a run is the same on one process and on several, each with its part of a batch."""
+    recipe = load_recipe(f"{system.name}/tiny")
+    task, processor = build_task(recipe)
+    collator = system.load("collator")(processor, task.config, **recipe.pretext)
+    sample = next(s for f in files for s in processor.reader().read(Source.from_path(f)) if collator.cost(s))
+    view = collator.view(sample, seeded_generator(7))
+
+    def masked(rows: int) -> dict[str, torch.Tensor]:
+        # The same sample in the first of `rows` places, with the same generator.
+        randomness = Randomness([seeded_generator(1, i) for i in range(rows)], seeded_generator(2))
+        return collator.collate([view] * rows, randomness)
+
+    alone, among = masked(1), masked(3)
+    assert all(torch.equal(alone[k][0], among[k][0]) for k in alone if alone[k].ndim)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 4096, b"just some text, no signal\n", bytes(range(256)) * 40])

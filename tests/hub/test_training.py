@@ -72,8 +72,8 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, whole_run, toy_files, t
     assert torch.equal(*ends)
 
 
-def test_workers_do_not_change_the_masks(recipe, whole_run, toy_files, tmp_path) -> None:
-    run = pretrain(recipe.with_training(workers=2, steps=12, save_every=12), toy_files[0].parent, tmp_path / "workers")
+def test_readers_do_not_change_the_masks(recipe, whole_run, toy_files, tmp_path) -> None:
+    run = pretrain(recipe.with_training(readers=2, steps=12, save_every=12), toy_files[0].parent, tmp_path / "readers")
     other = pretrain(recipe.with_training(steps=12, save_every=12), toy_files[0].parent, tmp_path / "alone")
     assert log_of(run) == log_of(other)
 
@@ -180,7 +180,7 @@ def test_every_pass_sees_every_sample_once(costs, size, cost, seed) -> None:
         assert not cost or len(batch) == 1 or max(costs[i] for i in batch) * len(batch) <= cost
     plan = list(BatchPlan(costs, 2 * len(one_pass), size, cost, seed))
     assert len(plan) == 2 * len(one_pass)
-    assert [[i for _, i in b] for b in plan[: len(one_pass)]] == one_pass
+    assert [[p.index for p in b] for b in plan[: len(one_pass)]] == one_pass
 
 
 def test_generators_depend_on_every_number() -> None:

@@ -73,28 +73,29 @@ class Altered(NamedTuple):
     label_mask: Tensor
 
 
-def alter(frames: Tensor, lengths: Sequence[int], policy: TeraConfig, draws: Draws) -> Altered:
+def alter(frames: Tensor, lengths: Sequence[int], policy: TeraConfig, draws: Sequence[Draws], shared: Draws) -> Altered:
     """Alter a batch of clean frames.
 
     Args:
         frames: Clean frames, ``(batch, frames, features)``; left as they are.
         lengths: Real frames of each utterance.
         policy: The ``mask_*`` and ``noise_*`` settings.
-        draws: The randomness.
+        draws: The randomness of each utterance.
+        shared: The randomness of the batch.
     """
     altered = frames.clone()
     label_mask = torch.zeros_like(frames, dtype=torch.bool)
-    for utterance, labels, length in zip(altered, label_mask, lengths, strict=True):
+    for utterance, labels, length, own in zip(altered, label_mask, lengths, draws, strict=True):
         if policy.mask_proportion > 0:
-            alter_time(utterance, labels, length, policy, draws)
+            alter_time(utterance, labels, length, policy, own)
         if policy.mask_frequency > 0:
-            alter_frequency(utterance, labels, length, policy, draws)
+            alter_frequency(utterance, labels, length, policy, own)
         if policy.mask_proportion == 0 and policy.mask_frequency == 0:
             labels[:length] = True
-    # One draw for the whole batch; masked cells and padding get noise too. It marks nothing as to be
-    # predicted.
-    if policy.noise_proportion > 0 and draws.random() < policy.noise_proportion:
-        altered += draws.normal(altered.shape, policy.noise_std)
+    # One draw for the whole batch; masked cells get noise too. It marks nothing as to be predicted.
+    if policy.noise_proportion > 0 and shared.random() < policy.noise_proportion:
+        for utterance, length, own in zip(altered, lengths, draws, strict=True):
+            utterance[:length] += own.normal(utterance[:length].shape, policy.noise_std)
     return Altered(altered, label_mask)
 
 

@@ -13,7 +13,7 @@ from domains.speech.tera.features import pad_frames
 from domains.speech.tera.processing import TeraProcessor
 from hub.errors import InvalidRecipe
 from hub.reading import Sample
-from hub.training.collation import Collator
+from hub.training.collation import Collator, Randomness
 
 MAX_DRAWS = 32
 """How often chance is asked to alter something in a batch of very short utterances."""
@@ -72,11 +72,12 @@ class TeraCollator(Collator):
             waveform = waveform[start : start + size]
         return front_end.frames_of(waveform)
 
-    def collate(self, views: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def collate(self, views: Sequence[Tensor], randomness: Randomness) -> dict[str, Tensor]:
         """Pad and alter one batch; see `collate_from`."""
-        return self.collate_from(views, GeneratorDraws(generator))
+        draws = [GeneratorDraws(generator) for generator in randomness.samples]
+        return self.collate_from(views, draws, GeneratorDraws(randomness.shared))
 
-    def collate_from(self, views: Sequence[Tensor], draws: Draws) -> dict[str, Tensor]:
+    def collate_from(self, views: Sequence[Tensor], draws: Sequence[Draws], shared: Draws) -> dict[str, Tensor]:
         """Pad and alter one batch with given draws.
 
         Utterances in which chance altered nothing are left out: they would add nothing to the loss. When that
@@ -91,7 +92,7 @@ class TeraCollator(Collator):
         """
         clean, mask = pad_frames(views)
         for _ in range(MAX_DRAWS):
-            frames, label_mask = alter(clean, [len(v) for v in views], self.config, draws)
+            frames, label_mask = alter(clean, [len(v) for v in views], self.config, draws, shared)
             scored = label_mask.flatten(1).any(1)
             if scored.any():
                 batch = {

@@ -13,7 +13,7 @@ from domains.speech.tera.pretraining import TeraForPreTraining
 from domains.speech.tera.processing import TeraProcessor
 from hub.errors import InvalidRecipe
 from hub.reading import Sample
-from hub.training.collation import seeded_generator
+from hub.training.collation import Randomness, seeded_generator
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def collator(processor, config) -> TeraCollator:
 
 def batch_of(collator, samples, seed: int = 0) -> dict[str, torch.Tensor]:
     views = [collator.view(s, seeded_generator(seed, i)) for i, s in enumerate(samples)]
-    return collator.collate(views, seeded_generator(seed))
+    return collator.collate(views, Randomness.seeded(len(views), seed))
 
 
 def test_cost_is_that_of_the_crop_and_short_recordings_are_left_out(collator, samples):
@@ -56,7 +56,7 @@ def test_a_batch_holds_altered_and_clean_frames(collator, samples):
     hidden = batch["label_mask"] | ~batch["attention_mask"].unsqueeze(-1)
     quiet = TeraCollator(collator.processor, TeraConfig(**{**collator.config.to_dict(), "noise_proportion": 0}))
     views = [collator.view(s, seeded_generator(0, i)) for i, s in enumerate(samples)]
-    calm = quiet.collate(views, seeded_generator(0))
+    calm = quiet.collate(views, Randomness.seeded(len(views)))
     assert torch.equal(calm["input_values"][~hidden], calm["labels"][~hidden])
     again = batch_of(collator, samples)
     assert all(torch.equal(batch[name], again[name]) for name in batch)
@@ -68,7 +68,7 @@ def test_utterances_that_nothing_happens_to_are_left_out(processor, config, samp
     kept = set()
     for seed in range(60):
         views = [collator.view(samples[2], seeded_generator(seed, i)) for i in range(3)]
-        batch = collator.collate(views, seeded_generator(seed))
+        batch = collator.collate(views, Randomness.seeded(len(views), seed))
         assert batch["label_mask"].flatten(1).any(1).all()
         kept.add(len(batch["labels"]))
     assert kept <= {1, 2, 3}

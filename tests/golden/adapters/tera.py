@@ -249,7 +249,7 @@ def _pretext_task(case: Case, name: str) -> None:
     draws = RecordedDraws(recorded["draws"])
     values, mask = features.reference_batch(_waveforms(case, "pre.wav"), case.front_end)
     views = [frames[real] for frames, real in zip(values, mask, strict=True)]
-    batch = collator.collate_from(views, draws)
+    batch = collator.collate_from(views, [draws] * len(views), draws)
     assert draws.exhausted(), f"{name}: fewer draws than recorded"
     target = case.take(prefix + "spec_target")
     case.compare(prefix + "spec_target", batch["labels"], case.feature_atol)
@@ -264,9 +264,9 @@ def _pretext_task(case: Case, name: str) -> None:
         case.compare(prefix + "spec_masked", batch["input_values"], case.feature_atol)
         # From the recorded target the altered frames are copies and zeros: exact.
         lengths = batch["attention_mask"].sum(1).tolist()
-        exact = collator.collate_from(
-            [frames[:n] for frames, n in zip(target, lengths, strict=True)], RecordedDraws(recorded["draws"])
-        )
+        again = RecordedDraws(recorded["draws"])
+        clean = [frames[:n] for frames, n in zip(target, lengths, strict=True)]
+        exact = collator.collate_from(clean, [again] * len(clean), again)
         case.compare(prefix + "spec_masked", exact["input_values"], EXACT)
     model = TeraForPreTraining(config).eval()
     model.load_state_dict(from_published(case.weights, config.share_layer))

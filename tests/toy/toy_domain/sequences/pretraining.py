@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hub.modeling import PretextModel, PretextOutput, masked_mean
 from hub.reading import Sample
-from hub.training.collation import Collator
+from hub.training.collation import Collator, Randomness
 from toy_domain.sequences.modeling import SequenceConfig, SequenceModel
 
 
@@ -29,9 +29,11 @@ class SequenceCollator(Collator):
         values = self.processor.prepare(sample)
         return values + 0.01 * torch.randn(values.shape, generator=generator)
 
-    def collate(self, views: Sequence[Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def collate(self, views: Sequence[Tensor], randomness: Randomness) -> dict[str, Tensor]:
         batch = self.processor.pad(views)
-        hidden = torch.rand(batch["values"].shape, generator=generator) < self.hidden_share
+        hidden = torch.zeros(batch["values"].shape, dtype=torch.bool)
+        for row, view, generator in zip(hidden, views, randomness.samples, strict=True):
+            row[: len(view)] = torch.rand(len(view), generator=generator) < self.hidden_share
         return {**batch, "hidden": hidden & batch["mask"]}
 
 

@@ -1,0 +1,125 @@
+"""Outputs of the engine to the bytes of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from starlette.responses import Response
+
+from hub.errors import UnsupportedOption
+from hub.modeling import TaskFile
+from serving.inputs import Input
+from serving.jobs import Output
+from serving.schemas import Options
+
+BIG_ANSWER = 20_000
+"""Above so many numbers, an answer is written in a thread: it would hold the event loop for milliseconds."""
+
+
+async def embedding_answer(
+    model: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output]], options: Options
+) -> Response:
+    """Return the answer of an embedding request.
+
+    Raises:
+        UnsupportedOption: More ``dimensions`` are asked for than the embedding has.
+    """
+    numbers = 0
+    for per_input in outputs:
+        for output in per_input:
+            width = output.value.shape[-1]
+            if options.dimensions is not None and options.dimensions > width:
+                raise UnsupportedOption(
+                    f"dimensions={options.dimensions} is more than the {width} that the embedding has",
+                    param="dimensions",
+                )
+            numbers += output.value.size
+
+    def entry(output: Output) -> dict[str, Any]:
+        return {"object": "embedding", **_encoded(output.value, options)}
+
+    return await _json_response(model, inputs, outputs, entry, numbers)
+
+
+async def task_answer(model: str, task: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output]]) -> Response:
+    """Return the answer of a task: JSON, or the file itself when the result is one file."""
+    flat = [output for per_input in outputs for output in per_input]
+    if len(flat) == 1 and isinstance(flat[0].value, TaskFile):
+        return _file_response(flat[0].value)
+    size = sum(len(o.value.content) for o in flat if isinstance(o.value, TaskFile))
+    return await _json_response(model, inputs, outputs, lambda o: {"object": task, "result": _result(o.value)}, size)
+
+
+def _encoded(value: np.ndarray, options: Options) -> dict[str, Any]:
+    if options.dimensions is not None:
+        value = value[..., : options.dimensions]
+        lengths = np.linalg.norm(value, axis=-1, keepdims=True)
+        value = value / np.where(lengths > 0, lengths, 1)
+    if options.encoding_format == "float":
+        return {"embedding": value.tolist()}
+    # Whatever this machine's byte order is, the answer's is little-endian.
+    encoded = {"embedding": base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes()).decode("ascii")}
+    return encoded if value.ndim == 1 else {**encoded, "shape": list(value.shape)}
+
+
+def _result(value: Any) -> Any:
+    if isinstance(value, TaskFile):
+        data = base64.b64encode(value.content).decode("ascii")
+        return {"data": data, "media_type": value.media_type, "filename": value.filename}
+    return value
+
+
+def _file_response(file: TaskFile) -> Response:
+    disposition = f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}"
+    return Response(
+        file.content,
+        media_type=file.media_type,
+        headers={"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _entries(
+    inputs: Sequence[Input],
+    outputs: Sequence[Sequence[Output]],
+    entry: Callable[[Output], dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    index = 0
+    for number, per_input in enumerate(outputs):
+        for output in per_input:
+            item: dict[str, Any] = {"input": number, "key": output.key}
+            if (name := inputs[number].filename) is not None:
+                item["source"] = name
+            found = {"index": index, **entry(output), "item": item}
+            if output.warnings:
+                found["warnings"] = list(output.warnings)
+            yield found
+            index += 1
+
+
+async def _json_response(
+    model: str,
+    inputs: Sequence[Input],
+    outputs: Sequence[Sequence[Output]],
+    entry: Callable[[Output], dict[str, Any]],
+    size: int,
+) -> Response:
+    def write() -> bytes:
+        cost = sum(o.cost for per_input in outputs for o in per_input)
+        head = _dumps({"object": "list", "model": model})[:-1]
+        usage = _dumps({"prompt_tokens": cost, "total_tokens": cost})
+        # Entry by entry, because one call for all of them would not let go of the interpreter until its end.
+        data = ",".join(_dumps(found) for found in _entries(inputs, outputs, entry))
+        return f'{head},"data":[{data}],"usage":{usage}}}'.encode()
+
+    content = await asyncio.to_thread(write) if size > BIG_ANSWER else write()
+    return Response(content, media_type="application/json")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,175 @@
+"""Request bodies: read under the limits while they come in, then decoded as JSON or multipart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from serving.config import ServiceSettings
+from serving.errors import BodyTooLarge, InvalidRequest, MalformedRequest, Overloaded, WrongContentType
+from serving.inputs import Input, UploadedFile
+
+MULTIPART = "multipart/form-data"
+
+MAX_FIELDS = 16
+MAX_FIELD_BYTES = 4096
+
+
+class PendingBytes:
+    """Bytes of all bodies in memory. A body is counted as it arrives, until its request is answered."""
+
+    def __init__(self) -> None:
+        """Start at none."""
+        self.held = 0
+
+
+class BodyReader:
+    """Reads one request's body under the service's limits; leaving the context lets go of its bytes."""
+
+    def __init__(self, request: Request, settings: ServiceSettings, pending: PendingBytes) -> None:
+        """Prepare to read.
+
+        Args:
+            request: Whose body.
+            settings: The limits.
+            pending: Shared by all requests.
+        """
+        self._request = request
+        self._settings = settings
+        self._pending = pending
+        self._size = 0
+
+    def __enter__(self) -> BodyReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pending.held -= self._size
+
+    @property
+    def content_type(self) -> str:
+        """The announced media type, without parameters, in lower case."""
+        return self._request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives.
+
+        Raises:
+            BodyTooLarge: More is announced, or comes, than one request may have.
+            Overloaded: All bodies together are more than the service holds.
+        """
+        limit = self._settings.max_body_bytes
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > limit:
+            raise _too_large(limit)
+        async for chunk in self._request.stream():
+            self._size += len(chunk)
+            self._pending.held += len(chunk)
+            if self._size > limit:
+                raise _too_large(limit)
+            if self._pending.held > self._settings.max_pending_bytes:
+                raise Overloaded("the requests in work hold too many bytes; try again later", retry_after=1)
+            yield chunk
+
+    async def json(self) -> Any:
+        """Return the body as JSON.
+
+        Raises:
+            WrongContentType: It is announced as something else.
+            MalformedRequest: It is not JSON, or holds NaN or Infinity, which JSON does not have.
+        """
+        if self.content_type != "application/json":
+            raise WrongContentType(f"Content-Type is {self.content_type or 'absent'}; send JSON as application/json")
+        content = bytearray()
+        async for chunk in self.chunks():
+            content += chunk
+        # In a thread it would stop the event loop all the same: the decoder does not let go of the interpreter.
+        return _decode(content)
+
+    async def form(self) -> Form:
+        """Return the body as an upload form.
+
+        Raises:
+            MalformedRequest: It is not well-formed multipart.
+            BodyTooLarge: It has more files than one request may have inputs.
+            InvalidRequest: A field stands there twice, or a file under a name other than ``file``.
+        """
+        parser = _InMemoryParser(
+            self._request.headers,
+            self.chunks(),
+            max_files=self._settings.max_inputs,
+            max_fields=MAX_FIELDS,
+            max_part_size=MAX_FIELD_BYTES,
+        )
+        try:
+            parts = (await parser.parse()).multi_items()
+        except MultiPartException as error:
+            if error.message.startswith("Too many files"):
+                raise BodyTooLarge(
+                    f"more than {self._settings.max_inputs} files in one request", code="too_many_inputs"
+                ) from None
+            raise MalformedRequest(f"the multipart body is damaged: {error.message}") from None
+        form = Form()
+        for name, part in parts:
+            if isinstance(part, UploadFile):
+                if name != "file":
+                    raise InvalidRequest("files go into fields named 'file'", param=name[:100], code="unknown_field")
+                form.files.append(UploadedFile(await part.read(), part.filename or None))
+                await part.close()
+            elif name == "file":
+                raise InvalidRequest("'file' must be a file, not a text; with curl: -F file=@PATH", param="file")
+            elif name in form.fields:
+                raise InvalidRequest(f"{name[:100]} is given twice", param=name[:100])
+            else:
+                form.fields[name] = part
+        if not form.files:
+            raise InvalidRequest("the form holds no file; add a field named 'file'", param="file")
+        return form
+
+
+@dataclass
+class Form:
+    """An upload form: files, in order, and text fields."""
+
+    files: list[Input] = field(default_factory=list)
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class _InMemoryParser(MultiPartParser):
+    # Bodies are capped and counted, so none needs to go through a temporary file.
+    spool_max_size = 2**62
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes, which is the most that one request may have")
+
+
+def _decode(content: bytearray) -> Any:
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except _NotJSON as error:
+        raise MalformedRequest(str(error), code="invalid_json") from None
+    except RecursionError:
+        raise MalformedRequest("the body is not usable JSON: nested too deeply", code="invalid_json") from None
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(
+            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", code="invalid_json"
+        ) from None
+    except ValueError:
+        # Bytes that are no text in any Unicode encoding, or an integer of thousands of digits.
+        raise MalformedRequest(
+            "the body is not JSON: not Unicode text, or a number beyond reason", code="invalid_json"
+        ) from None
+
+
+class _NotJSON(ValueError):
+    pass
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _NotJSON(f"the body is not JSON: {name} is no JSON number")

@@ -1,0 +1,190 @@
+"""The service's settings: one set of names for the command line, a YAML file, and a Ray Serve ``args`` section."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from serving.errors import InvalidSettings
+
+MIB = 1024 * 1024
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Strict):
+    """One served model. In a list of models a string ``NAME`` or ``ALIAS=NAME`` stands for the whole entry."""
+
+    name: str = Field(min_length=1, description="Built-in name, folder, or org/repo on the Hugging Face Hub.")
+    alias: str | None = Field(default=None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="What requests call it.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of a repository.")
+    device: str | None = Field(default=None, description="For example cuda:0; the embedder chooses when absent.")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_cost: int | None = Field(
+        default=None, ge=1, description="Padded cost of one forward; the processor's otherwise."
+    )
+    load: Literal["start", "first_use"] = "start"
+    max_queued_requests: int = Field(default=128, ge=1, description="Requests waiting or in work; beyond them 429.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        alias, equals, name = value.rpartition("=")
+        return {"name": name, "alias": alias} if equals else {"name": name}
+
+    @property
+    def id(self) -> str:
+        """What requests call the model: its alias, or its name; of a folder the last part, never the path."""
+        if self.alias:
+            return self.alias
+        return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+
+    @property
+    def weights(self) -> tuple[str | None, ...]:
+        """What decides which embedder is loaded; other settings can change while it stays."""
+        return (self.name, self.revision, self.device, self.dtype)
+
+
+class RaySettings(_Strict):
+    """How Ray Serve runs the deployment."""
+
+    num_replicas: int = Field(default=1, ge=1)
+    autoscaling: dict[str, Any] | None = Field(
+        default=None,
+        description="Ray Serve's autoscaling_config (min_replicas, max_replicas, ...); replaces num_replicas.",
+    )
+    num_cpus: float = Field(default=1.0, ge=0, description="Reserved for each replica.")
+    num_gpus: float = Field(default=0.0, ge=0)
+    max_ongoing_requests: int | None = Field(
+        default=None,
+        ge=8,  # a small value is a trap: full replicas make the router retry with back-off, at 1/20 of the throughput
+        description="Requests inside one replica; more than its engine queues unless given, so that the engine's own "
+        "429 comes first.",
+    )
+    max_queued_requests: int = Field(
+        default=512, ge=1, description="Requests waiting in each proxy when replicas are full."
+    )
+    object_store_memory: int = Field(
+        default=128 * MIB, ge=75 * MIB, description="Bytes of shared memory for a local Ray."
+    )
+
+
+class ServiceSettings(_Strict):
+    """Everything that can be set about the service."""
+
+    models: list[ModelSettings] = Field(min_length=1)
+    embedder_factory: str = Field(
+        default="hub:from_pretrained",
+        pattern=r"^[\w.]+:\w+$",
+        description="module:function called as hub.from_pretrained is; replace it to serve embedders of your own.",
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
+    max_wait_ms: float = Field(
+        default=2.0,
+        ge=0,
+        le=1000,
+        description="Longest that a sample waits for others still being read; never when idle.",
+    )
+    reading_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    torch_threads: int | None = Field(default=None, ge=1, description="Of each model's forward; all cores when absent.")
+    max_body_bytes: int = Field(default=64 * MIB, ge=1, description="One request's body; beyond it 413.")
+    max_pending_bytes: int = Field(default=1024 * MIB, ge=1, description="All bodies in memory; beyond it 429.")
+    max_inputs: int = Field(default=2048, ge=1, description="Inputs of one request; beyond it 413.")
+    max_samples: int = Field(
+        default=16_384, ge=1, description="Samples that one request's inputs may hold; beyond it 413."
+    )
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="From the whole body to the answer; beyond it 503."
+    )
+    shutdown_grace_s: float = Field(default=10.0, ge=0, description="Time for requests in work when the service stops.")
+    ray: RaySettings = RaySettings()
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: list[ModelSettings]) -> list[ModelSettings]:
+        ids = [m.id for m in models]
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is listed twice; give one of them an alias")
+        return models
+
+    @model_validator(mode="after")
+    def _body_fits(self) -> ServiceSettings:
+        if self.max_pending_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_pending_bytes={self.max_pending_bytes} is below max_body_bytes={self.max_body_bytes}, "
+                "so the largest allowed body could never be taken"
+            )
+        return self
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Requests that Ray lets into one replica at once."""
+        return self.ray.max_ongoing_requests or sum(m.max_queued_requests for m in self.models) + 64
+
+
+def check_settings(values: Mapping[str, Any]) -> ServiceSettings:
+    """Return the settings that a mapping (of a YAML file, of Ray's ``args``) describes.
+
+    Raises:
+        InvalidSettings: A name is unknown or a value cannot be; the text names each.
+    """
+    try:
+        return ServiceSettings.model_validate(dict(values))
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_sentence(e) for e in error.errors(include_url=False))) from None
+
+
+def _sentence(error: Any) -> str:
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error["input"]
+    shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
+    return f"{place or 'settings'}: {message}{shown}"
+
+
+def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> ServiceSettings:
+    """Return the settings of a YAML file, with the command line's on top.
+
+    Args:
+        path: YAML with the names of `ServiceSettings`; without one, the defaults.
+        overrides: What was given explicitly; ``None`` values were not.
+
+    Raises:
+        InvalidSettings: The file cannot be read or holds something else, or a value cannot be.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise InvalidSettings(f"{path}: {error.strerror or 'cannot be read'}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"{path} is not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise InvalidSettings(f"{path} should hold settings by name, for example 'models: [NAME]'")
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    if "models" not in values:
+        values["models"] = _built_in()
+    return check_settings(values)
+
+
+def _built_in() -> list[str]:
+    from hub.catalog import list_models
+
+    names = [card.name for card in list_models() if card.has_weights]
+    if not names:
+        raise InvalidSettings("models: no built-in model has weights here; name a folder or an org/repo")
+    return names

@@ -1,0 +1,94 @@
+"""The Ray Serve deployment: one, wrapping the same application that uvicorn runs, so that there is no second hop.
+
+In a Serve YAML: ``import_path: serving.deployment:build`` with ``args: {models: [...]}``; ``args`` takes every name
+of `serving.config.ServiceSettings`. ``user_config`` takes them too and is applied without a restart.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp
+
+from serving.app import create_app
+from serving.config import ServiceSettings, check_settings
+from serving.engine import Engine
+
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Ray's own access log names every path; ours is the metrics."""
+
+
+@serve.deployment(name="fmhub")
+@serve.ingress()
+class EmbeddingService:
+    """One replica: an engine with its models, and the application over it."""
+
+    async def __init__(self, settings: dict[str, Any]) -> None:
+        """Load and warm the models of the start; Ray sends requests only after that."""
+        self._values = settings
+        self._engine = Engine(_for_replica(check_settings(settings)))
+        try:
+            await self._engine.wait_ready()
+        except BaseException:
+            await self._engine.close()
+            raise
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Return the application; Ray runs its lifespan, which closes the engine at the end."""
+        # Built here, in the replica: an engine owns threads and cannot be sent. Ray's proxy sends the request's id.
+        return create_app(self._engine, send_request_id=False)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Go over to changed settings: models come and go, the others stay loaded.
+
+        Args:
+            user_config: Names of `ServiceSettings` that replace those of ``args``.
+        """
+        await self._engine.apply(_for_replica(check_settings({**self._values, **user_config})))
+
+    def check_health(self) -> None:
+        """Raise when the engine cannot answer any more; Ray then replaces the replica."""
+        self._engine.check()
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the application for ``serve run`` and ``serve deploy``.
+
+    Raises:
+        InvalidSettings: ``args`` holds a name or value that cannot be.
+    """
+    settings = check_settings(args)
+    ray = settings.ray
+    scale: dict[str, Any] = {"num_replicas": ray.num_replicas}
+    if ray.autoscaling is not None:
+        scale = {"autoscaling_config": ray.autoscaling}
+    service: Any = EmbeddingService  # the decorator turns the class into a Deployment, which mypy cannot see
+    deployment = service.options(
+        **scale,
+        ray_actor_options={"num_cpus": ray.num_cpus, "num_gpus": ray.num_gpus},
+        max_ongoing_requests=settings.max_ongoing_requests,
+        max_queued_requests=ray.max_queued_requests,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
+        graceful_shutdown_timeout_s=settings.shutdown_grace_s + 5,
+        graceful_shutdown_wait_loop_s=0.2,
+        # A model that cannot be loaded now will not be loadable in a second; Ray's default is twenty tries.
+        max_constructor_retry_count=1,
+        logging_config=LOGGING,
+    )
+    return deployment.bind(settings.model_dump(mode="json"))
+
+
+def _for_replica(settings: ServiceSettings) -> ServiceSettings:
+    """Share the machine's cores among the replicas, unless it is said how many threads torch may use.
+
+    Ray tells OpenMP to use as many threads as CPUs are reserved, which is one unless said otherwise.
+    """
+    if settings.torch_threads is not None:
+        return settings
+    most = (settings.ray.autoscaling or {}).get("max_replicas", settings.ray.num_replicas)
+    threads = max(1, (os.cpu_count() or 1) // int(most))
+    return settings.model_copy(update={"torch_threads": threads})

@@ -1,0 +1,196 @@
+"""The engine: served models by name. Plain asyncio and threads; it knows neither HTTP nor Ray.
+
+A request goes queue -> read -> prepare -> batch by cost -> forward -> answer; see `serving.lane` for one model's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hub.embedder import Embedder
+from hub.errors import UnknownModel
+from hub.modeling import Layer
+from serving.config import ModelSettings, ServiceSettings
+from serving.errors import InvalidSettings, Unavailable
+from serving.forwarding import limit_torch_threads
+from serving.inputs import Input
+from serving.jobs import Output
+from serving.lane import Lane
+from serving.metrics import Metrics
+
+logger = logging.getLogger("fmhub.serving")
+
+
+class Engine:
+    """All served models, and the threads they read in.
+
+    Attributes:
+        settings: Of the service.
+        metrics: Its counters.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        """Prepare the models; nothing is loaded before ``start``.
+
+        Raises:
+            InvalidSettings: The embedder factory does not exist.
+        """
+        self.settings = settings
+        self.metrics = Metrics()
+        self._factory = _resolve(settings.embedder_factory)
+        # One torch thread a reader: several of them read at once, beside the model.
+        self._readers = ThreadPoolExecutor(settings.reading_threads, "reading", limit_torch_threads, (1,))
+        self._loading = asyncio.Lock()
+        self._lanes = {m.id: self._lane(m, settings) for m in settings.models}
+        self._starting: list[asyncio.Task[Embedder]] = []
+        self._applying = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def _lane(self, model: ModelSettings, settings: ServiceSettings) -> Lane:
+        return Lane(model, settings, self._factory, self._readers, self._loading, self.metrics)
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to load the models that are to be there from the start; `ready` tells when they are."""
+        if not self._starting:
+            self._starting = [
+                asyncio.create_task(lane.ready()) for lane in self._lanes.values() if lane.settings.load == "start"
+            ]
+        for task in self._starting:
+            # A failure is logged and shown by the readiness route; nobody may be waiting for the task itself.
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())
+
+    async def wait_ready(self) -> None:
+        """Wait until the models of the start are loaded and warmed.
+
+        Raises:
+            HubError: One of them cannot be loaded.
+        """
+        self.start()
+        await asyncio.gather(*self._starting)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model of the start is loaded and warmed, and the engine is open."""
+        return not self._closed and all(
+            lane.state == "ready" for lane in self._lanes.values() if lane.settings.load == "start"
+        )
+
+    def check(self) -> None:
+        """Raise Unavailable when the engine cannot answer any more; for health checks."""
+        if self._closed:
+            raise Unavailable("the service is shutting down", code="shutting_down")
+        for lane in self._lanes.values():
+            lane.check()
+
+    async def apply(self, settings: ServiceSettings) -> None:
+        """Go over to other settings: models come and go, the others stay loaded.
+
+        A new model is loaded before it is shown, so that no request waits for it; one that goes finishes its work.
+
+        Raises:
+            InvalidSettings: A setting changed that only a restart can change.
+            HubError: A new model cannot be loaded; then nothing has changed.
+        """
+        for name in ("embedder_factory", "reading_threads", "torch_threads"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                raise InvalidSettings(f"{name} cannot change while the service runs; restart it")
+        async with self._applying:
+            await self._apply(settings)
+
+    async def _apply(self, settings: ServiceSettings) -> None:
+        lanes: dict[str, Lane] = {}
+        for model in settings.models:
+            old = self._lanes.get(model.id)
+            if old is None or old.settings.weights != model.weights:
+                old = self._lane(model, settings)
+            lanes[model.id] = old
+        new = [lane for lane in lanes.values() if lane not in self._lanes.values()]
+        try:
+            await asyncio.gather(*(lane.ready() for lane in new if lane.settings.load == "start"))
+        except Exception:
+            await asyncio.gather(*(lane.close() for lane in new))
+            raise
+        gone = [lane for lane in self._lanes.values() if lane not in lanes.values()]
+        for model in settings.models:
+            lanes[model.id].update(model, settings)
+        self.settings, self._lanes = settings, lanes
+        for lane in gone:
+            task = asyncio.create_task(lane.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Finish what is in work within the grace time, then stop; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """The served models by id."""
+        return dict(self._lanes)
+
+    def lane(self, model: str) -> Lane:
+        """Return a served model.
+
+        Raises:
+            UnknownModel: There is none of this name; the text lists those there are.
+        """
+        try:
+            return self._lanes[model]
+        except KeyError:
+            served = ", ".join(self._lanes)
+            raise UnknownModel(f"no model {model[:100]!r} is served here; served: {served}") from None
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[Input],
+        *,
+        pooling: str | None = None,
+        layer: Layer = None,
+        kind: str = "input",
+    ) -> list[list[Output]]:
+        """Embed the inputs of one request; see `Lane.run`.
+
+        Raises:
+            UnknownModel: No such model is served.
+            Unavailable: The answer took longer than the time-out.
+            HubError: What `Lane.run` raises.
+        """
+        return await self._in_time(self.lane(model).run(inputs, pooling=pooling, layer=layer, kind=kind))
+
+    async def run(self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input") -> list[list[Output]]:
+        """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
+        return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind))
+
+    async def _in_time(self, answer: Coroutine[None, None, list[list[Output]]]) -> list[list[Output]]:
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                return await answer
+        except TimeoutError:
+            raise Unavailable(
+                f"no answer within {self.settings.request_timeout_s:g} s; send fewer inputs a request, or try later",
+                code="timeout",
+            ) from None
+
+
+def _resolve(reference: str) -> Callable[..., Embedder]:
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidSettings(f"embedder_factory {reference!r} cannot be imported: {error}") from error

@@ -1,0 +1,161 @@
+"""A request inside the engine: what it asked of the model, and the places its answers go to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from hub.embedder import Embedder, Prepared
+from hub.errors import UnsupportedOption
+from hub.modeling import Layer
+from serving.errors import BodyTooLarge
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the model is to do; only samples with equal work share a batch.
+
+    Attributes:
+        task: One of the model's further tasks, or ``None`` for embeddings.
+        pooling: Of an embedding; resolved, never ``None`` there.
+        layer: Of an embedding; resolved.
+    """
+
+    task: str | None = None
+    pooling: str | None = None
+    layer: Layer = None
+
+
+def resolve_work(
+    embedder: Embedder, *, task: str | None = None, pooling: str | None = None, layer: Layer = None
+) -> Work:
+    """Return what the model is to do, defaults resolved: who names them shares batches with who does not.
+
+    Raises:
+        UnsupportedOption: The model does not offer the task, pooling or layer.
+    """
+    if task is not None:
+        if task not in embedder.model.tasks:
+            offered = ", ".join(embedder.model.tasks) or "none"
+            raise UnsupportedOption(
+                f"this model offers no task {task[:100]!r}; it offers: {offered}",
+                param="task",
+                code="task_not_found",
+            )
+        return Work(task=task)
+    embedder.model.check_options(pooling, layer)
+    config = embedder.model.config
+    return Work(pooling=pooling or config.pooling, layer=config.layer if layer is None else layer)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The model's answer for one sample.
+
+    Attributes:
+        value: A float32 vector or token array, or what the task returned.
+        key: Which sample of its input it was.
+        cost: Of the sample, in the processor's unit.
+        warnings: What to know about the input although it was accepted.
+    """
+
+    value: Any = field(repr=False)
+    key: str
+    cost: int
+    warnings: tuple[str, ...]
+
+
+class Job:
+    """One request: it collects the outputs of its samples, each at its place, and ends once.
+
+    It lives on the event loop; only ``done`` is read by threads.
+    """
+
+    def __init__(self, work: Work, inputs: int, kind: str, max_samples: int) -> None:
+        """Open a place for each input.
+
+        Args:
+            work: What the model is to do.
+            inputs: How many inputs the request has.
+            kind: Name of the request's field that holds them, for messages.
+            max_samples: Limit on the samples of all inputs together.
+        """
+        self.work = work
+        self.kind = kind
+        self.future: asyncio.Future[list[list[Output]]] = asyncio.get_running_loop().create_future()
+        self._outputs: list[list[Output | None]] = [[] for _ in range(inputs)]
+        self._max_samples = max_samples
+        self._samples = 0
+        self._missing = 0
+        self._reading = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether it was answered, failed or given up: then its samples need no forward."""
+        return self.future.done()
+
+    def begin_reading(self, streams: int) -> None:
+        """Note how many streams will bring samples."""
+        self._reading = streams
+
+    def end_reading(self) -> None:
+        """Note that one of the streams has come to its end."""
+        self._reading -= 1
+        self._finish()
+
+    def add(self, index: int, prepared: Prepared) -> Waiting:
+        """Open a place for a sample of input ``index``.
+
+        Raises:
+            BodyTooLarge: The request's inputs hold more samples than one request may.
+        """
+        self._samples += 1
+        if self._samples > self._max_samples:
+            raise BodyTooLarge(
+                f"the inputs hold more than {self._max_samples} samples; send fewer or smaller files a request",
+                code="too_many_samples",
+            )
+        self._outputs[index].append(None)
+        self._missing += 1
+        return Waiting(prepared, self, index, len(self._outputs[index]) - 1)
+
+    def put(self, waiting: Waiting, value: Any) -> None:
+        """Store the model's answer for one sample."""
+        prepared = waiting.prepared
+        self._outputs[waiting.index][waiting.ordinal] = Output(
+            value, prepared.sample.key, prepared.cost, prepared.sample.warnings
+        )
+        self._missing -= 1
+        self._finish()
+
+    def fail(self, error: Exception) -> None:
+        """End the request with an error, unless it has ended."""
+        if not self.done:
+            self.future.set_exception(error)
+
+    def give_up(self) -> None:
+        """End the request because nobody waits for it any more."""
+        self.future.cancel()
+
+    def _finish(self) -> None:
+        if not self._reading and not self._missing and not self.done:
+            # No place is empty now, so the outputs are what the type says.
+            self.future.set_result(self._outputs)  # type: ignore[arg-type]
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A prepared sample on its way through the model, and its place in its job."""
+
+    prepared: Prepared
+    job: Job
+    index: int
+    ordinal: int
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def place(self) -> str:
+        """Where in the request its input stands, for messages."""
+        return f"{self.job.kind}[{self.index}]"

@@ -1,0 +1,110 @@
+"""Errors to answers: one shape for all of them, and one meaning for each status.
+
+400 the bytes are not what they claim (broken JSON, broken multipart); 404 no such route, model or task; 405 the
+route has other methods; 413 more than a stated limit; 415 a content type or file kind that is not read here;
+422 understood, but a field or an input cannot be used; 429 too much is waiting, come back after ``Retry-After``;
+500 our fault; 503 it cannot be answered now (starting, stopping, timed out).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+
+from starlette.responses import Response
+
+from hub.errors import HubError, InvalidInput, TooLarge, UnknownModel, UnsupportedFormat, UnsupportedOption
+from serving.errors import (
+    BodyTooLarge,
+    InputFailed,
+    InvalidRequest,
+    MalformedRequest,
+    Overloaded,
+    Unavailable,
+    WrongContentType,
+)
+
+logger = logging.getLogger("fmhub.serving")
+
+TYPES = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    405: "method_not_allowed_error",
+    413: "too_large_error",
+    415: "unsupported_media_type_error",
+    422: "invalid_input_error",
+    429: "overloaded_error",
+    500: "server_error",
+    503: "unavailable_error",
+}
+
+STATUSES: tuple[tuple[type[HubError], int], ...] = (
+    # From the particular to the general: the first that fits counts.
+    (UnsupportedFormat, 415),
+    (TooLarge, 413),
+    (InvalidInput, 422),
+    (UnsupportedOption, 422),
+    (UnknownModel, 404),
+    (MalformedRequest, 400),
+    (WrongContentType, 415),
+    (BodyTooLarge, 413),
+    (InvalidRequest, 422),
+    (Overloaded, 429),
+    (Unavailable, 503),
+)
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """One error as a client sees it."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str = "internal_error"
+    retry_after: int | None = None
+    allow: str | None = None
+
+    def response(self) -> Response:
+        """Return the answer that carries it."""
+        body = {
+            "error": {
+                "type": TYPES.get(self.status, "error"),
+                "message": self.message,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+        headers = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(self.retry_after)
+        if self.allow is not None:
+            headers["Allow"] = self.allow
+        return Response(json.dumps(body), self.status, headers, media_type="application/json")
+
+
+def report(error: Exception, request_id: str) -> ErrorReport:
+    """Return what a client is told about an error.
+
+    What fmhub raised on purpose is told as it is; of anything else only that it happened, and its details go to
+    the log under the request's id.
+    """
+    if isinstance(error, InputFailed):
+        inner = report(error.cause, request_id)
+        if inner.status == 500:
+            return ErrorReport(500, f"{error.param}: internal error; request {request_id}", error.param)
+        return ErrorReport(inner.status, inner.message, error.param, inner.code)
+    if isinstance(error, UnsupportedOption) and error.code == "task_not_found":
+        return ErrorReport(404, error.message, error.param, error.code)
+    for kind, status in STATUSES:
+        if isinstance(error, kind):
+            return ErrorReport(
+                status,
+                str(error),
+                getattr(error, "param", None) or ("model" if kind is UnknownModel else None),
+                error.code,
+                getattr(error, "retry_after", None),
+            )
+    logger.error("request %s failed", request_id, exc_info=error)
+    return ErrorReport(500, f"internal error; request {request_id}")

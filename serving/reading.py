@@ -1,0 +1,94 @@
+"""The reading stage: inputs to prepared samples in threads, in short turns.
+
+A stream reads some inputs of one request, in order. It holds a thread for a few milliseconds at a time and then
+goes to the back of the queue, so that a capture with a hundred thousand flows does not keep others waiting, and
+it can pause between turns while the model is behind.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from hub.embedder import Embedder, Prepared
+from hub.errors import InvalidInput
+from serving.errors import InputFailed
+from serving.inputs import Input
+
+TURN_SECONDS = 0.02
+"""How long a stream keeps a thread, unless one sample takes longer: a few forwards of a small model."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn brought.
+
+    Attributes:
+        prepared: (index of the input, prepared sample), in order.
+        finished: Whether the stream has come to its end.
+        seconds: How long it took.
+    """
+
+    prepared: list[tuple[int, Prepared]]
+    finished: bool
+    seconds: float
+
+
+class ReadingStream:
+    """Some inputs of one request on their way to prepared samples."""
+
+    def __init__(self, embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str) -> None:
+        """Prepare to read; nothing is touched before the first turn.
+
+        Args:
+            embedder: Reads and prepares.
+            inputs: (index in the request, input).
+            kind: Name of the request's field, for error messages: ``input`` or ``file``.
+        """
+        self._samples = self._read(embedder, inputs, kind)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @staticmethod
+    def _read(embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str) -> Generator[tuple[int, Prepared]]:
+        for index, item in inputs:
+            place = f"{kind}[{index}]"
+            label = item.filename or place
+            empty = True
+            try:
+                for sample in item.samples(embedder, place):
+                    empty = False
+                    yield index, embedder.prepare(sample, label)
+                if empty:
+                    raise InvalidInput("it holds no sample", code="no_samples")
+            except InvalidInput as error:
+                raise InputFailed(error.at(label), param=place) from None
+            except Exception as error:
+                raise InputFailed(error, param=place) from error
+
+    def turn(self) -> Turn:
+        """Read for a few milliseconds; called in a thread.
+
+        Raises:
+            InputFailed: An input cannot be read or prepared; it says which.
+        """
+        started = time.perf_counter()
+        prepared: list[tuple[int, Prepared]] = []
+        with self._lock:
+            while not self._closed and time.perf_counter() - started < TURN_SECONDS:
+                entry = next(self._samples, None)
+                if entry is None:
+                    return Turn(prepared, True, time.perf_counter() - started)
+                prepared.append(entry)
+        return Turn(prepared, False, time.perf_counter() - started)
+
+    def stop(self) -> None:
+        """End the turn at hand after its current sample, and let no other begin."""
+        self._closed = True
+
+    def release(self) -> None:
+        """Let go of an input that was not read to its end; called in a thread, for it waits for the turn at hand."""
+        with self._lock:
+            self._samples.close()

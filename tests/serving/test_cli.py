@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from arithmetic import file_of
+from conftest import settings
+
+from hub.errors import UnknownModel
+from serving.addresses import free_port, listening_socket, url_of
+from serving.errors import InvalidSettings
+from serving.local import run_local
+
+ROOT = Path(__file__).parents[2]
+MAIN = """
+import sys, typer
+from serving.cli import serve
+from hub.errors import HubError
+try:
+    typer.run(serve)
+except HubError as error:
+    sys.exit(f"fmhub: {error}")
+"""
+
+
+class Command:
+    """``fmhub serve`` in a process group of its own, as a terminal starts it."""
+
+    def __init__(self, tmp_path: Path, *arguments: str) -> None:
+        config = tmp_path / "service.yaml"
+        config.write_text(
+            "models: [dummy, org/other]\nembedder_factory: 'arithmetic:load'\nport: 0\ntorch_threads: 1\n"
+            "ray: {num_cpus: 0, object_store_memory: 80000000}\n"
+        )
+        path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, "--config", str(config), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "FMHUB_TEST_MARK": str(tmp_path)},
+            start_new_session=True,
+        )
+        self.output = ""
+        self._mark = f"FMHUB_TEST_MARK={tmp_path}".encode()
+
+    def wait_ready(self) -> str:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if "curl" in line:
+                break
+        found = re.search(r"at (http://\S+)", self.output)
+        assert found is not None, self.output
+        return found[1]
+
+    def stop(self, number: signal.Signals) -> int:
+        if number == signal.SIGINT:
+            # To the whole group, as Ctrl-C in a terminal does.
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        self.output += self.process.communicate(timeout=30)[0]
+        return self.process.returncode
+
+    @property
+    def left(self) -> list[str]:
+        """Processes started by the command, at any remove: they have inherited its environment."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if self._mark in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text())
+        return found
+
+
+def test_local_backend_says_when_it_is_ready_and_stops_clean(tmp_path: Path) -> None:
+    command = Command(tmp_path, "--backend", "local")
+    url = command.wait_ready()
+    answer = httpx.post(f"{url}/v1/models/org/other/embeddings", files={"file": ("a", file_of([1]))})
+    assert answer.status_code == 200
+    curl = command.output.splitlines()[-1].strip()
+    assert subprocess.run([*curl.split(), "-s"], capture_output=True, check=True).stdout.startswith(b'{"object"')
+    assert command.stop(signal.SIGINT) == 0, command.output
+    assert "Traceback" not in command.output
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_backend_leaves_nothing_running(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    url = command.wait_ready()
+    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert len(command.left) > 5
+    assert command.stop(signal.SIGTERM) == 0, command.output
+    assert "Traceback" not in command.output
+    deadline = time.monotonic() + 10
+    while command.left and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not command.left
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_model_that_cannot_load_ends_the_ray_backend(tmp_path: Path) -> None:
+    command = Command(tmp_path, "missing")
+    output = command.process.communicate(timeout=120)[0]
+    assert command.process.returncode == 1
+    assert output.strip().splitlines()[-1].endswith("the service did not start: no model at /home/operator/missing")
+    assert not command.left
+
+
+def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
+    with listening_socket("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        command = Command(tmp_path, "--port", str(port))
+        output = command.process.communicate(timeout=60)[0]
+        assert command.process.returncode == 1
+        assert output.strip().startswith(f"fmhub: cannot listen on 127.0.0.1 port {port}")
+        with pytest.raises(InvalidSettings, match=str(port)):
+            run_local(settings("dummy", port=port), print)
+
+
+def test_a_model_that_cannot_load_ends_the_local_backend() -> None:
+    with pytest.raises(UnknownModel, match="no model at"):
+        run_local(settings("missing", port=0), print)
+
+
+def test_importing_the_command_is_light() -> None:
+    code = "import sys, serving.cli; print(*[m for m in ('torch', 'ray', 'fastapi', 'pydantic') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+def test_addresses() -> None:
+    assert url_of("0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert url_of("::1", 80) == "http://[::1]:80"
+    assert 0 < free_port("127.0.0.1", 0) < 65536
+    for host in ("no.such.host.invalid", "203.0.113.1"):
+        with pytest.raises(InvalidSettings, match="cannot listen"):
+            listening_socket(host, 0)

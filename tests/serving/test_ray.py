@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import http_checks
+import pytest
+from conftest import settings
+from ray import serve
+
+from serving.client import Client
+from serving.cluster import ray_service
+from serving.deployment import build
+from serving.errors import InvalidSettings
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    """The service on a real Ray Serve instance: started once, since starting takes seconds."""
+    chosen = settings(
+        "dummy",
+        "org/other",
+        port=0,
+        max_body_bytes=200_000,
+        ray={"num_cpus": 0, "object_store_memory": 80 * 1024**2},
+    )
+    with ray_service(chosen) as found:
+        yield found
+
+
+def test_routes(url: str) -> None:
+    http_checks.check_routes(url)
+
+
+def test_errors(url: str) -> None:
+    http_checks.check_errors(url)
+
+
+def test_openai_client(url: str) -> None:
+    http_checks.check_openai(url)
+
+
+def test_own_client(url: str, tmp_path: Any) -> None:
+    http_checks.check_client(url, str(tmp_path))
+
+
+def test_concurrency(url: str) -> None:
+    http_checks.check_concurrency(url)
+
+
+def test_models_come_without_a_restart_and_health_is_checked(url: str) -> None:
+    replica = serve.get_app_handle("fmhub")
+    replica.reconfigure.remote({"models": ["dummy", "org/other", "third"]}).result(timeout_s=30)
+    with Client(url) as client:
+        assert [m["id"] for m in client.models()] == ["dummy", "org/other", "third"]
+        assert client.embed("third", "1 2").vectors[0, 0] == 1.5
+    assert replica.check_health.remote().result(timeout_s=30) is None
+
+
+def test_the_builder_refuses_bad_arguments() -> None:
+    assert isinstance(build({"models": ["dummy"]}), serve.Application)
+    with pytest.raises(InvalidSettings, match="colour"):
+        build({"models": ["dummy"], "colour": 1})
