@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +18,10 @@ TEST_RECORDINGS = 5
 """Recordings 0 to 4 of each speaker and digit are the test part: the corpus's own rule."""
 SHOTS = range(5, 10)
 TRAIN_SHARE = 0.6
-WINDOW_SECONDS = 2.0
+WINDOW_SECONDS = 1.5
+"""Every window has this length exactly. Windows cut to fill an utterance would be as long as their speaker's utterance
+makes them, and a model with positions tells lengths apart: even a random one would then seem to know the speaker."""
+PIECE_SECONDS, PIECE_STEP = 3.0, 0.5
 
 Row = dict[str, str]
 
@@ -74,9 +76,9 @@ def fsdd(folder: Path, out: Path) -> list[Path]:
 def librispeech(folder: Path, out: Path) -> list[Path]:
     """Write the manifests of a set of LibriSpeech utterances.
 
-    - ``librispeech-pretrain``: the first 60 % of each utterance, whole.
-    - ``librispeech-speaker``: who reads, in windows of about 2 s: the first 60 % to learn from, the rest to test
-      on. Other words of the same reading: easier than another recording would be.
+    - ``librispeech-pretrain``: the first 60 % of each utterance, in overlapping pieces of 3 s.
+    - ``librispeech-speaker``: who reads, in windows of 1.5 s that overlap by half: the first 60 % to learn from, the
+      rest to test on. Other words of the same reading: easier than another recording would be.
 
     Args:
         folder: Holds ``labels.csv`` with ``path,speaker,sample_rate,num_samples`` and the recordings.
@@ -89,13 +91,15 @@ def librispeech(folder: Path, out: Path) -> list[Path]:
     for row in _labels(folder):
         rate, samples = int(row["sample_rate"]), int(row["num_samples"])
         middle = round(TRAIN_SHARE * samples)
-        pretrain.append({"file": row["path"], **_span(0, middle, rate)})
-        for split, start, stop in (("train", 0, middle), ("test", middle, samples)):
-            count = max(1, round((stop - start) / rate / WINDOW_SECONDS))
-            edges = [start + (stop - start) * i // count for i in range(count + 1)]
+        for start in _starts(0, middle, round(PIECE_SECONDS * rate), round(PIECE_STEP * rate)):
+            stop = min(start + round(PIECE_SECONDS * rate), middle)
+            pretrain.append({"file": row["path"], **_span(start, stop, rate)})
+        length = round(WINDOW_SECONDS * rate)
+        for split, first, end in (("train", 0, middle), ("test", middle, samples)):
             windows += [
-                {"file": row["path"], "label": row["speaker"], "split": split, **_span(a, b, rate)}
-                for a, b in itertools.pairwise(edges)
+                {"file": row["path"], "label": row["speaker"], "split": split, **_span(start, start + length, rate)}
+                for start in _starts(first, end, length, length // 2)
+                if start + length <= end
             ]
     return [
         _write(out / "librispeech-pretrain.csv", folder, pretrain),
@@ -119,6 +123,11 @@ def both(folder: Path, out: Path) -> list[Path]:
     lines = [parts[0][0], *(line for part in parts for line in part[1:])]
     joined.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return [*written, joined]
+
+
+def _starts(first: int, end: int, length: int, step: int) -> list[int]:
+    """Return where pieces begin; a part shorter than one piece gives one."""
+    return list(range(first, max(end - length, first) + 1, step))
 
 
 def _span(start: int, stop: int, rate: int) -> Row:

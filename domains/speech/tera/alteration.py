@@ -1,8 +1,8 @@
 """The alteration that TERA is named after: along time, frequency and magnitude (paper, section III-B).
 
 The random draws and their order are those of the published code, so that its masks can be repeated from a
-record of its draws. One thing differs: padding is never scored, where that code scores it when only noise is
-on.
+record of its draws. Two things differ: padding gets no noise, and is never scored, where that code scores it when
+only noise is on.
 """
 
 from __future__ import annotations
