@@ -11,6 +11,7 @@ from pathlib import Path
 from hub.errors import InvalidManifest
 from hub.reading import Span
 
+SPLITS = ("train", "valid", "test")
 COLUMNS = ("file", "label", "group", "split", "start", "stop", "item")
 
 
@@ -68,6 +69,8 @@ def read_manifest(path: str | Path, need: Sequence[str] = ("file",)) -> list[Row
         if not file.exists():
             raise InvalidManifest(f"{where}: no such file: {entry['file']}")
         values = {c: (entry.get(c) or "").strip() for c in ("label", "group", "split", "item")}
+        if values["split"] not in ("", *SPLITS):
+            raise InvalidManifest(f"{where}: split is {values['split']!r}; it is one of {', '.join(SPLITS)}, or empty")
         rows.append(Row(file, span=_span(entry, where), **values))
     if not rows:
         raise InvalidManifest(f"{path} lists no file")

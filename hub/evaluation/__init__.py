@@ -1,1 +1,1 @@
-"""Probes of frozen embeddings on labelled sets."""
+"""Frozen embeddings on labelled sets: probes, retrieval, label-free figures, and the report of them."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,121 +11,167 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.embedder import Embedder
-from hub.errors import InvalidManifest
-from hub.evaluation.probes import probe_fold
-from hub.evaluation.splits import Fold, folds_of
-from hub.manifest import read_manifest
+from hub.evaluation.contenders import Features, Key, embed_contenders
+from hub.evaluation.geometry import alignment, label_free_figures, label_pairs
+from hub.evaluation.metrics import Prediction
+from hub.evaluation.probes import Probe, probe_fold
+from hub.evaluation.report import Evaluation, write_report
+from hub.evaluation.retrieval import retrieval
+from hub.evaluation.splits import folds_of
+from hub.evaluation.summary import FoldOutcome, confusion_of, per_class, rounded, summarise
+from hub.manifest import Row, read_manifest
 from hub.modeling import Layer
-from hub.reading import Sample, Source
 
-Features = NDArray[np.float32]
+Strings = NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """One manifest: its rows, and for each its label, its group and where its sample is in the feature matrices."""
+
+    rows: list[Row]
+    labels: Strings
+    groups: Strings
+    where: NDArray[np.int64]
 
 
 def evaluate(
     embedder: Embedder,
-    manifests: Sequence[Path],
+    manifests: Sequence[str | Path],
     *,
     probe: str = "linear",
+    sweep: bool = False,
+    neighbours: int | None = None,
+    temperature: float = 0.1,
     folds: int = 5,
     shots: int | None = None,
     seed: int = 0,
     twins: int = 3,
     pooling: str | None = None,
     layer: Layer = None,
+    report: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Probe a model's frozen embeddings.
+    """Measure a model's frozen embeddings.
 
     Args:
         embedder: The model.
         manifests: One labelled set, or several that each add their folds (the draws of a few-shot protocol).
         probe: ``linear``, ``knn`` or ``nb``.
+        sweep: See `hub.evaluation.probes.Probe`, as for the next two.
+        neighbours: k of ``knn``.
+        temperature: T of ``knn``.
         folds: Folds of a set without a split column.
         shots: Rows of each class to fit on, or ``None`` for all.
-        seed: Of the folds.
+        seed: Of the folds, the twins and the resampling.
         twins: Random initialisations of the same architecture to compare with; each fold takes their mean.
-        pooling: As for ``embed``.
+        pooling: As for ``embed``, but one vector a sample.
         layer: As for ``embed``.
+        report: Folder to write a report to; made if absent.
 
     Returns:
-        For ``model``, ``random_twin`` and ``baseline``: each metric's mean, its standard deviation over the folds and
-        the values; and ``gain_over_twin``, the same for the paired difference.
+        JSON-able. Under ``results``, for ``model``, ``random_twin`` and ``baseline``, each metric's mean, its standard
+        deviation over the folds, the values, and a confidence interval; and ``gain_over_twin``, the same for the paired
+        difference. Beside them ``retrieval``, ``label_free`` and ``per_class``. What is undefined is ``None``.
 
     Raises:
         InvalidManifest: A set cannot be read or split.
         InvalidInput: A file of a set cannot be used.
+        UnsupportedOption: There is no such probe, pooling or layer, or it has no such option.
     """
-    sets = [read_manifest(path, need=("file", "label")) for path in manifests]
-    rows = list(dict.fromkeys((r.file, r.span, r.item) for s in sets for r in s))
-    positions = {row: number for number, row in enumerate(rows)}
-    samples = list(_samples(embedder, rows))
+    options = Probe(probe, sweep, neighbours, temperature)
+    paths = [Path(path) for path in manifests]
+    sets, keys = _read_sets(paths)
+    # Sets that cannot be split are refused before anything is embedded.
+    planned = [(labelled, list(folds_of(labelled.rows, folds, seed, shots))) for labelled in sets]
+    contenders = embed_contenders(embedder, keys, twins=twins, seed=seed, pooling=pooling, layer=layer)
 
-    def embed(model: Embedder) -> Features:
-        return np.asarray(model.embed(samples, pooling=pooling, layer=layer))
+    outcomes: list[FoldOutcome] = []
+    strengths: dict[str, list[float | None]] = {name: [] for name in contenders}
+    for labelled, planned_folds in planned:
+        own = {name: [f[labelled.where] for f in variants] for name, variants in contenders.items()}
+        for fold in planned_folds:
+            predictions: dict[str, list[Prediction]] = {}
+            for name, variants in own.items():
+                fitted = [probe_fold(options, f, labelled.labels, labelled.groups, fold, seed) for f in variants]
+                predictions[name] = [prediction for prediction, _ in fitted]
+                strengths[name] += [strength for _, strength in fitted]
+            outcomes.append(FoldOutcome(predictions, labelled.groups[fold.test]))
 
-    contenders: dict[str, list[Features]] = {"model": [embed(embedder)]}
-    if twins:
-        contenders["random_twin"] = [embed(embedder.random_twin(seed + i)) for i in range(twins)]
-    domain = embedder.system.domain
-    if "baseline" in domain.references:
-        baseline: Callable[[Sample], Any] = domain.load("baseline")
-        contenders["baseline"] = [np.stack([np.asarray(baseline(s), np.float32) for s in samples])]
-
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for labelled in sets:
-        labels = np.array([r.label for r in labelled])
-        where = np.array([positions[r.file, r.span, r.item] for r in labelled])
-        for fold in folds_of(labelled, folds, seed, shots):
-            for name, variants in contenders.items():
-                scores[name].append(_mean([_score(probe, f[where], labels, fold) for f in variants]))
-    report: dict[str, Any] = {
+    results, interval = summarise(outcomes, seed)
+    summary: dict[str, Any] = {
         "model": embedder.name,
-        "manifests": [path.name for path in manifests],
+        "manifests": [path.name for path in paths],
         "probe": probe,
         "shots": shots,
         "seed": seed,
-        "rows": len(rows),
-        "classes": len({r.label for s in sets for r in s}),
-        "folds": len(scores["model"]),
-        "results": {name: _summary(values) for name, values in scores.items()},
+        "rows": len(keys),
+        "classes": len({label for s in sets for label in s.labels}),
+        "groups": len({group for s in sets for group in s.groups if group}),
+        "folds": len(outcomes),
+        "settings": {
+            "sweep": sweep,
+            "neighbours": neighbours,
+            "temperature": temperature if probe == "knn" else None,
+            "folds": folds,
+            "twins": twins,
+            "pooling": pooling,
+            "layer": layer,
+        },
+        "interval": interval,
+        "results": results,
+        "retrieval": {name: _mean([_retrieval(f, sets) for f in v]) for name, v in contenders.items()},
+        "label_free": {name: _mean([_geometry(f, sets, seed) for f in v]) for name, v in contenders.items()},
+        "per_class": per_class(outcomes),
     }
-    if twins:
-        pairs = zip(scores["model"], scores["random_twin"], strict=True)
-        report["results"]["gain_over_twin"] = _summary([{k: a[k] - b[k] for k in a} for a, b in pairs])
-    return report
-
-
-def _score(probe: str, features: Features, labels: NDArray[np.str_], fold: Fold) -> dict[str, float]:
-    return probe_fold(probe, features, labels, fold.train, fold.test)
-
-
-def _samples(embedder: Embedder, rows: Sequence[tuple[Path, Any, str]]) -> Iterator[Sample]:
-    read: dict[tuple[Path, Any], list[Sample]] = {}
-    for file, span, item in rows:
-        if (file, span) not in read:
-            # Rows of one file come together in every manifest worth reading, so one file is kept.
-            read = {(file, span): list(embedder.read(Source.from_path(file), span))}
-        found = [s for s in read[file, span] if not item or s.key == item]
-        if len(found) != 1:
-            keys = ", ".join(s.key for s in read[file, span][:5])
-            raise InvalidManifest(
-                f"{file}: item {item!r} names {len(found)} of its {len(read[file, span])} samples"
-                + (f" (their keys begin {keys})" if keys else "")
-            )
-        yield found[0]
-
-
-def _mean(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(s[name] for s in scores) / len(scores) for name in scores[0]}
-
-
-def _summary(folds: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    summary = {}
-    for name in folds[0]:
-        values = [f[name] for f in folds]
-        finite = [v for v in values if math.isfinite(v)]
-        summary[name] = {
-            "mean": round(float(np.mean(finite)), 4) if finite else None,
-            "spread": round(float(np.std(finite, ddof=1)), 4) if len(finite) > 1 else 0.0,
-            "folds": [round(v, 4) if math.isfinite(v) else None for v in values],
-        }
+    if sweep:
+        summary["chosen_c"] = strengths
+    if report is not None:
+        first = {name: variants[0] for name, variants in contenders.items()}
+        write_report(Path(report), Evaluation(summary, first, _labels_of(sets, len(keys)), *confusion_of(outcomes)))
     return summary
+
+
+def _read_sets(manifests: Sequence[Path]) -> tuple[list[LabelledSet], list[Key]]:
+    rows = [read_manifest(path, need=("file", "label")) for path in manifests]
+    positions: dict[Key, int] = {}
+    sets = []
+    for own in rows:
+        where = [positions.setdefault((r.file, r.span, r.item), len(positions)) for r in own]
+        labels, groups = np.array([r.label for r in own]), np.array([r.group for r in own])
+        sets.append(LabelledSet(own, labels, groups, np.array(where)))
+    return sets, list(positions)
+
+
+def _labels_of(sets: Sequence[LabelledSet], rows: int) -> Strings:
+    """Label of each row of the feature matrices; of one that several sets label, the last."""
+    labels = np.empty(rows, object)
+    for labelled in sets:
+        labels[labelled.where] = labelled.labels
+    return labels.astype(str)
+
+
+def _retrieval(features: Features, sets: Sequence[LabelledSet]) -> dict[str, float]:
+    from sklearn.preprocessing import StandardScaler
+
+    # Standardised, without labels, as the probes do: simple features have a unit each, and cosines of mixed units
+    # would make any model look good beside them.
+    values = StandardScaler().fit_transform(np.asarray(features, np.float64))
+    # Draws of one set differ in their split only, which retrieval does not use.
+    distinct = {(s.where.tobytes(), s.labels.tobytes(), s.groups.tobytes()): s for s in sets}
+    return _mean_of([retrieval(values[s.where], s.labels, s.groups) for s in distinct.values()])
+
+
+def _geometry(features: Features, sets: Sequence[LabelledSet], seed: int) -> dict[str, float]:
+    figures = label_free_figures(features, seed=seed)
+    first, second = label_pairs(sets[0].labels, seed)
+    own = features[sets[0].where]
+    figures["label_alignment"] = alignment(own[first], own[second]) if len(first) else float("nan")
+    return figures
+
+
+def _mean_of(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
+
+
+def _mean(figures: Sequence[dict[str, float]]) -> dict[str, float | None]:
+    return {name: rounded(value) for name, value in _mean_of(figures).items()}

@@ -1,82 +1,164 @@
-"""Probes: simple classifiers on frozen embeddings, and their metrics."""
+"""Probes: simple classifiers on frozen embeddings."""
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hub.errors import UnsupportedOption
+from hub.evaluation.metrics import Prediction
+from hub.evaluation.neighbours import neighbour_votes
+from hub.evaluation.splits import Fold, inner_split
+
+Floats = NDArray[np.float64]
+Strings = NDArray[np.str_]
 
 PROBES = ("linear", "knn", "nb")
 
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
+"""Values of C that a sweep tries, strongest regularisation first."""
 
-def make_probe(kind: str, smallest_class: int) -> Any:
-    """Return an unfitted scikit-learn classifier.
+DEFAULT_NEIGHBOURS = 5
 
-    Args:
-        kind: ``linear`` (logistic regression, C=1), ``knn`` (cosine, weighted by similarity) or ``nb`` (Gaussian
-            naive Bayes), each on standardised features.
-        smallest_class: Rows of the rarest class to fit on, which bounds k.
+
+@dataclass(frozen=True)
+class Probe:
+    """Which classifier, and its options.
+
+    Attributes:
+        kind: ``linear`` (logistic regression), ``knn`` (cosine, weighted by similarity) or ``nb`` (Gaussian naive
+            Bayes), each on features standardised on the rows fitted.
+        sweep: Choose the linear probe's C on a held-out part of the train rows; C=1 otherwise.
+        neighbours: k of ``knn``; ``None`` for 5, or the rows of the rarest class where those are fewer.
+        temperature: T of ``knn``.
 
     Raises:
-        UnsupportedOption: There is no such probe.
+        UnsupportedOption: There is no such probe, or it has no such option.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.naive_bayes import GaussianNB
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    if kind == "linear":
-        classifier: Any = LogisticRegression(C=1.0, max_iter=2000)
-    elif kind == "knn":
-        classifier = KNeighborsClassifier(
-            n_neighbors=max(1, min(5, smallest_class)), metric="cosine", weights=_similarity_weights
-        )
-    elif kind == "nb":
-        classifier = GaussianNB()
-    else:
-        raise UnsupportedOption(f"probe {kind!r} is none of {', '.join(PROBES)}", param="probe")
-    return make_pipeline(StandardScaler(), classifier)
+    kind: str = "linear"
+    sweep: bool = False
+    neighbours: int | None = None
+    temperature: float = 0.1
 
-
-def _similarity_weights(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    # exp(similarity / 0.1): the usual weighting of nearest-neighbour probes of self-supervised features.
-    return np.exp((1.0 - distances) / 0.1)
+    def __post_init__(self) -> None:
+        if self.kind not in PROBES:
+            raise UnsupportedOption(f"probe {self.kind!r} is none of {', '.join(PROBES)}", param="probe")
+        if self.sweep and self.kind != "linear":
+            raise UnsupportedOption(f"only the linear probe has a C to sweep, not {self.kind}", param="sweep")
+        if self.neighbours is not None and self.kind != "knn":
+            raise UnsupportedOption(f"only the knn probe has neighbours, not {self.kind}", param="neighbours")
+        if self.neighbours is not None and self.neighbours < 1:
+            raise UnsupportedOption(f"neighbours={self.neighbours}: at least 1 is needed", param="neighbours")
+        if not self.temperature > 0:
+            raise UnsupportedOption(f"temperature={self.temperature}: it must be positive", param="temperature")
 
 
 def probe_fold(
-    kind: str,
-    features: NDArray[np.float32],
-    labels: NDArray[np.str_],
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-) -> dict[str, float]:
-    """Fit on one part, test on the other; return accuracy, balanced accuracy and macro-AUC.
+    probe: Probe, features: ArrayLike, labels: Strings, groups: Strings, fold: Fold, seed: int = 0
+) -> tuple[Prediction, float | None]:
+    """Fit on a fold's train part and predict its test part.
 
-    The AUC is one-against-rest, averaged over the classes that the test part holds beside another class; it is NaN
-    where there is none.
+    Args:
+        probe: The classifier.
+        features: ``(rows, dimension)`` of the whole set.
+        labels: ``(rows,)``.
+        groups: ``(rows,)``, empty strings where there are none.
+        fold: What to fit and test on.
+        seed: Of the part held out by a sweep.
+
+    Returns:
+        The prediction, and the C of a linear probe.
+
+    Raises:
+        InvalidManifest: A sweep finds nothing to hold out.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+    values = np.asarray(features, np.float64)
+    strength = None
+    if probe.kind == "linear":
+        strength = _sweep(values, labels, *inner_split(fold, labels, groups, seed)) if probe.sweep else 1.0
+    scores, classes = _fit_and_score(probe, strength, values[fold.train], labels[fold.train], values[fold.test])
+    return Prediction(labels[fold.test], classes[scores.argmax(1)], scores, classes), strength
 
-    counts = np.unique(labels[train], return_counts=True)[1]
-    probe = make_probe(kind, int(counts.min()))
+
+def _fit_and_score(
+    probe: Probe, strength: float | None, train: Floats, labels: Strings, test: Floats
+) -> tuple[Floats, Strings]:
+    train, test = _standardised(train, test)
+    if probe.kind == "knn":
+        rarest = int(np.unique(labels, return_counts=True)[1].min())
+        return neighbour_votes(
+            train, labels, test, probe.neighbours or min(DEFAULT_NEIGHBOURS, rarest), probe.temperature
+        )
+    if probe.kind == "nb":
+        from sklearn.naive_bayes import GaussianNB
+
+        if not train.any():
+            # Its smoothing is a share of the largest variance. Without any, only the labels' frequencies tell.
+            classes, counts = np.unique(labels, return_counts=True)
+            return np.tile(_log_odds(np.log(counts)[None]), (len(test), 1)), classes
+        bayes = GaussianNB().fit(train, labels)
+        return _log_odds(bayes.predict_joint_log_proba(test)), bayes.classes_
+    classifier = _logistic(strength)
+    _fit(classifier, train, labels)
+    return _log_odds(_logits(classifier, test)), classifier.classes_
+
+
+def _sweep(features: Floats, labels: Strings, fit: NDArray[np.int64], valid: NDArray[np.int64]) -> float:
+    """Return the C with the best balanced accuracy on the validation rows, the strongest regularisation of equals."""
+    train, held_out = _standardised(features[fit], features[valid])
+    truth = labels[valid]
+    # Every step starts where the last one ended, which is near.
+    classifier = _logistic(STRENGTHS[0], warm_start=True)
+    best, chosen = -1.0, STRENGTHS[0]
+    for strength in STRENGTHS:
+        _fit(classifier.set_params(C=strength), train, labels[fit])
+        right = classifier.predict(held_out) == truth
+        score = float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
+        if score > best:
+            best, chosen = score, strength
+    return chosen
+
+
+def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    """Centre and scale by the train rows alone; a constant column becomes zero, not noise."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(train)
+    return scaler.transform(train), scaler.transform(test)
+
+
+def _logistic(strength: float | None, **options: Any) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    # lbfgs in float64: in float32 its line search gives up on nearly collinear columns.
+    return LogisticRegression(C=strength, max_iter=2000, **options)
+
+
+def _fit(classifier: Any, features: Floats, labels: Strings) -> None:
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(features[train], labels[train])
-    predicted = probe.predict(features[test])
-    scores = probe.predict_proba(features[test])
-    aucs = [
-        roc_auc_score(labels[test] == name, scores[:, column])
-        for column, name in enumerate(probe.classes_)
-        if 0 < (labels[test] == name).sum() < len(test)
-    ]
-    return {
-        "accuracy": float(accuracy_score(labels[test], predicted)),
-        "balanced_accuracy": float(balanced_accuracy_score(labels[test], predicted)),
-        "macro_auc": float(np.mean(aucs)) if aucs else float("nan"),
-    }
+        classifier.fit(features, labels)
+
+
+def _logits(classifier: Any, features: Floats) -> Floats:
+    decision = classifier.decision_function(features)
+    # Of two classes scikit-learn gives one column: the second class's logit above the first's.
+    return np.stack([np.zeros_like(decision), decision], axis=1) if decision.ndim == 1 else decision
+
+
+def _log_odds(joint: Floats) -> Floats:
+    """Log-odds of each class against all others, ``(rows, classes)``.
+
+    They order the rows as the posterior does, without its ties at exactly 0 and 1, which would spoil an AUC.
+    """
+    from scipy.special import logsumexp
+
+    others = [logsumexp(np.delete(joint, column, axis=1), axis=1) for column in range(joint.shape[1])]
+    return joint - np.stack(others, axis=1)

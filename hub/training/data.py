@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -119,7 +119,8 @@ def load_index(path: Path) -> list[Entry]:
     return [Entry(**e) for e in json.loads(path.read_text(encoding="utf-8"))]
 
 
-class Pick(NamedTuple):
+@dataclass(frozen=True)
+class Pick:
     """One sample of one batch.
 
     Attributes:

@@ -12,8 +12,8 @@ import yaml
 
 from hub.domain import System, get_system, systems
 from hub.errors import InvalidRecipe
+from hub.training.schedules import SCHEDULES
 
-SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -26,10 +26,10 @@ class TrainingOptions:
         batch_size: Samples in a batch, over all processes; or 0 to batch by ``batch_cost`` alone.
         batch_cost: Largest padded cost of a batch in the processor's unit; or 0 to batch by ``batch_size`` alone.
         accumulation: Batches in an optimiser step.
-        optimizer: ``adamw``, or ``module:Class`` relative to the domain's package.
+        optimizer: ``adamw``, ``lars``, or ``module:Class`` relative to the domain's package.
         learning_rate: Peak.
         weight_decay: For every parameter but biases and normalisation weights.
-        schedule: ``linear`` or ``cosine`` decay to zero after the warm-up, or ``constant``.
+        schedule: One of `hub.training.schedules.SCHEDULES`.
         warmup: Share of the steps spent rising linearly to the peak.
         clip: Largest global gradient norm; 0 for no clipping.
         precision: ``fp32``, or ``bf16`` autocast.

@@ -15,10 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from hub.errors import HubError, InvalidRecipe
 from hub.modeling import PretextModel
 from hub.training.data import BatchPlan, Collation, TrainingData
+from hub.training.lars import Lars
 from hub.training.recipe import Recipe
 from hub.training.schedules import schedule_factor
 
 KEPT_CHECKPOINTS = 2
+OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "lars": Lars}
 
 
 class TrainingDiverged(HubError):
@@ -169,13 +171,14 @@ def optimizer_class(recipe: Recipe) -> Any:
         InvalidRecipe: There is no such class.
     """
     name = recipe.training.optimizer
-    if name == "adamw":
-        return torch.optim.AdamW
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
     try:
         return recipe.system.domain.resolve(name)
     except (ModuleNotFoundError, AttributeError, ValueError):
         raise InvalidRecipe(
-            f"training.optimizer {name!r} is neither 'adamw' nor a 'module:Class' of {recipe.system.domain.package}"
+            f"training.optimizer {name!r} is neither {', '.join(OPTIMIZERS)} nor a 'module:Class' of "
+            f"{recipe.system.domain.package}"
         ) from None
 
 

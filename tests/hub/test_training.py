@@ -18,9 +18,10 @@ import hub
 from hub.errors import InvalidManifest, InvalidRecipe
 from hub.training.collation import seeded_generator
 from hub.training.data import BatchPlan
+from hub.training.lars import Lars
 from hub.training.pretrain import pretrain
 from hub.training.recipe import Recipe, load_recipe
-from hub.training.schedules import schedule_factor
+from hub.training.schedules import infinite_factor, schedule_factor
 from hub.training.trainer import TrainingDiverged
 
 
@@ -151,10 +152,10 @@ def test_two_processes_train_on_different_batches(recipe, toy_files, toy_path, t
         ({"training": {"batch_size": 1}}, "steps is missing"),
         ({"training": {"steps": 5}}, "needs batch_size or batch_cost"),
         ({"training": {"steps": 5, "batch_size": 1, "learning_rate": "2e-4"}}, "write 2.0e-4"),
-        ({"training": {"steps": 5, "batch_size": 1, "schedule": "step"}}, "none of linear, cosine, constant"),
+        ({"training": {"steps": 5, "batch_size": 1, "schedule": "step"}}, "none of linear, cosine, constant, infinite"),
         ({"training": {"steps": 5, "batch_size": 1, "log_every": 3, "save_every": 10}}, "multiple of log_every"),
         ({"model": {"hidden": 8}}, "has no field 'hidden'"),
-        ({"training": {"steps": 5, "batch_size": 1, "optimizer": "sequences.none:Adam"}}, "neither 'adamw' nor"),
+        ({"training": {"steps": 5, "batch_size": 1, "optimizer": "sequences.none:Adam"}}, "neither adamw, lars nor"),
     ],
 )
 def test_bad_recipes_are_named(toy, toy_files, tmp_path, change, message) -> None:
@@ -197,6 +198,59 @@ def test_schedules_by_value() -> None:
     cosine = schedule_factor("cosine", 100, 0.0)
     assert [round(cosine(t), 6) for t in (49, 99)] == [0.5, 0.0]
     assert schedule_factor("constant", 100, 0.1)(60) == 1.0
+
+
+def test_the_infinite_schedule_has_four_phases() -> None:
+    infinite = schedule_factor("infinite", 100, 0.1)
+    assert [round(infinite(t), 6) for t in (0, 9, 24, 39, 70, 99)] == [0.1, 1.0, 0.75, 0.5, 0.5, 0.5]
+    anneal = schedule_factor("anneal", 100, 0.1)
+    assert [round(anneal(t), 6) for t in (-1, 49, 99)] == [0.5, round((0.5 * 0.1) ** 0.5, 6), 0.1]
+
+
+def golden_of_training() -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    path = Path(__file__).resolve().parents[2].parent / "shared/golden/ssl_losses/io.safetensors"
+    if not path.exists():
+        pytest.skip("no golden values beside this checkout")
+    return load_file(path)
+
+
+def test_golden_infinite_schedule() -> None:
+    expected = golden_of_training()["schedule/infinite_by_formula"]
+    found = [3e-4 * infinite_factor(step, 10, 40, 80, 100) for step in range(len(expected))]
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("lars", lambda p: Lars(p, lr=0.3, weight_decay=1e-4)),
+        ("lars_nowd", lambda p: Lars(p, lr=0.3, weight_decay=0.0)),
+        ("adamw", lambda p: torch.optim.AdamW(p, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05)),
+    ],
+)
+def test_golden_optimiser_steps(name, make) -> None:
+    golden = golden_of_training()
+    parameter = torch.nn.Parameter(golden[f"{name}/param0"].clone())
+    optimizer = make([parameter])
+    for step in range(3):
+        parameter.grad = golden[f"{name}/grad{step}"].clone()
+        optimizer.step()
+        torch.testing.assert_close(parameter.data, golden[f"{name}/param{step + 1}"], atol=1e-6, rtol=1e-6)
+
+
+def test_lars_moves_every_layer_by_the_same_share() -> None:
+    """Whatever the gradient's scale, a decayed layer moves by lr * coefficient * its norm."""
+    for scale in (1e-3, 1.0, 1e3):
+        weight = torch.nn.Parameter(torch.ones(4, 4))
+        weight.grad = torch.full((4, 4), scale)
+        Lars([weight], lr=1.0, weight_decay=1e-9, trust_coefficient=0.01).step()
+        assert (1 - weight.data).norm() == pytest.approx(0.01 * 4.0, rel=1e-4)
+    empty = torch.nn.Parameter(torch.zeros(3))
+    empty.grad = torch.ones(3)
+    Lars([empty], lr=0.1, weight_decay=0.1).step()
+    assert torch.equal(empty.data, torch.full((3,), -0.1))
 
 
 def test_start_up_time_is_not_spent_on_import() -> None:

@@ -40,9 +40,10 @@ class NumberReader(Reader):
         if not isinstance(value, dict) or not isinstance(value.get("numbers"), list):
             raise InvalidInput(f"expected {self.plain_form}")
         try:
-            yield self._sample([float(v) for v in value["numbers"]], "")
+            numbers = [float(v) for v in value["numbers"]]
         except (TypeError, ValueError):
             raise InvalidInput("numbers holds something that is no number", source=name) from None
+        yield self._sample(numbers, "")
 
     def _sample(self, values: list[float], key: str) -> Sample:
         if not values:
