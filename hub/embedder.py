@@ -18,6 +18,7 @@ from hub.batching import batches_by_cost
 from hub.catalog import Card, Checkpoint, find_checkpoint
 from hub.domain import System, system_of
 from hub.errors import InvalidCheckpoint, InvalidInput, UnsupportedOption
+from hub.finetuning.model import class_for
 from hub.modeling import EmbeddingModel, Layer
 from hub.processing import Processor
 from hub.reading import Reader, Sample, Source, Span
@@ -302,7 +303,8 @@ def from_pretrained(
     """
     checkpoint = find_checkpoint(name, revision)
     system = system_of(checkpoint.model_type)
-    model = load_part(system.load("model"), checkpoint.folder, dtype=dtype)
+    model_class = class_for(system.load("model"), checkpoint.folder)
+    model = load_part(model_class, checkpoint.folder, dtype=dtype)
     processor = load_part(system.load("processor"), checkpoint.folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Embedder(model.to(device), processor, system, checkpoint)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,15 +36,17 @@ def change_speed(sample: Sample, generator: torch.Generator) -> Sample:
     return Sample(played, sample.key, sample.warnings, sample.metadata)
 
 
-PRESET = Preset(
-    defaults={
-        "frozen": {"pooling": "mean_std"},
-        "full": {"pooling": "mean_std"},
-        "layerwise": {"pooling": "mean_std"},
-        "lora": {"pooling": "mean_std"},
-    },
-    augment=change_speed,
-)
+def preset() -> Preset:
+    """Return what this domain knows: pooling that keeps the variation over time, and rates for small encoders."""
+    return Preset(
+        defaults={
+            "frozen": {"pooling": "mean_std"},
+            "full": {"pooling": "mean_std", "learning_rate": 5e-4, "head_learning_rate": 5e-3},
+            "layerwise": {"pooling": "mean_std", "learning_rate": 5e-4, "head_learning_rate": 5e-3},
+            "lora": {"pooling": "mean_std", "learning_rate": 1e-3, "head_learning_rate": 5e-3},
+        },
+        augment=change_speed,
+    )
 
 
 def compare(
@@ -57,7 +60,7 @@ def compare(
     seed: Annotated[int | None, typer.Option(help="Of order, initialisation and dropout.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
 ) -> None:
-    """Compare frozen, LoRA, layer-wise and full fine-tuning with training from scratch, one group left out at a time."""
+    """Compare frozen, LoRA, layer-wise and full fine-tuning with training from scratch, by groups left out."""
     from hub.finetuning.compare import Contender, table
     from hub.finetuning.compare import compare as run
 
@@ -69,8 +72,8 @@ def compare(
         "lora": Contender("lora", options=changed),
         "layerwise": Contender("layerwise", options=changed),
         "full": Contender("full", options=changed),
-        # Weights that know nothing need larger steps, and more of them.
-        "scratch": Contender("full", fresh=True, options={**changed, "learning_rate": 1e-3, "epochs": 30}),
+        # Weights that know nothing need more passes.
+        "scratch": Contender("full", fresh=True, options={**changed, "epochs": 40, "patience": 10}),
     }
     names = only.split(",") if only else list(known)
     unknown = [name for name in names if name not in known]
@@ -93,6 +96,8 @@ def compare(
 
 def main() -> None:
     """Run the script."""
+    # Bars of libraries would break up the lines that are printed.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from hub.cli.finetune import finetune
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)

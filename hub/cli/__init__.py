@@ -18,6 +18,7 @@ COMMANDS = {
     "samples": "Write small synthetic files of each domain to try things on.",
     "embed": "Embed files or whole folders to npy, parquet or jsonl.",
     "pretrain": "Pretrain a system by a recipe, on a folder or a manifest.",
+    "finetune": "Fine-tune a model on a labelled set; the result loads, and serves with its task.",
     "evaluate": "Probe a model on a labelled set, beside its random twin and a baseline.",
     "convert": "Convert an official checkpoint file to a Hugging Face-style folder.",
     "publish": "Check a checkpoint and push it to the Hugging Face Hub.",

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, set_seed
 from hub.catalog import find_checkpoint
 from hub.embedder import load_part
 from hub.errors import HubError, InvalidInput, InvalidRecipe
+from hub.finetuning.task import SECTION
 from hub.publishing import card_metadata, save_checkpoint, write_card
 from hub.training.data import Entry, TrainingData, index_data, load_index, save_index
 from hub.training.recipe import Recipe
@@ -62,7 +63,10 @@ def build_task(recipe: Recipe, start_from: str | Path | None = None) -> tuple[An
     set_seed(recipe.training.seed)
     if start_from is not None:
         folder = find_checkpoint(start_from).folder
-        return load_part(task_class, folder, dtype=torch.float32), load_part(processor_class, folder)
+        task = load_part(task_class, folder, dtype=torch.float32)
+        # Pretraining goes on with the encoder alone: a fine-tuned checkpoint's head is not part of the result.
+        task.config.__dict__.pop(SECTION, None)
+        return task, load_part(processor_class, folder)
     known = set(config_class().to_dict())
     unknown = sorted(set(recipe.model) - known)
     if unknown:
