@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -72,3 +73,13 @@ def toy_checkpoint(toy: Domain, tmp_path_factory: pytest.TempPathFactory) -> Pat
     save_checkpoint(folder, model, system.load("processor")())
     write_card(folder, card_metadata(system, license="apache-2.0", name="toy-random"), "# toy\n\nA toy. For tests.")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_randomness_in_any_order() -> None:
+    """A test that forgets to seed must not depend on which tests ran before it."""
+    random.seed(0)
+    for name in ("numpy", "torch"):
+        if name in sys.modules:
+            library = sys.modules[name]
+            library.random.seed(0) if name == "numpy" else library.manual_seed(0)
