@@ -24,7 +24,8 @@ def models(
         print(json.dumps({"models": [_card(c) for c in cards], "domains": [_domain(d) for d in shown]}, indent=1))
         return
     console = Console()
-    table = Table("model", "domain", "system", "weights", "licence", "about", box=None, pad_edge=False)
+    table = Table("model", "domain", "system", "weights", "licence", box=None, pad_edge=False)
+    table.add_column("about", no_wrap=True, overflow="ellipsis")
     for card in cards:
         weights = "built in" if card.has_weights else "convert"
         table.add_row(card.name, card.domain, card.system, weights, str(card.metadata.get("license", "")), card.summary)
