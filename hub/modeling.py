@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hub.stack  # noqa: F401  # before transformers, which would fail somewhere deep
+
+# isort: split
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -7,6 +7,10 @@ and ``pad`` (features of several samples to one batch of tensors).
 
 from __future__ import annotations
 
+import hub.stack  # noqa: F401  # before transformers, which would fail somewhere deep
+
+# isort: split
+
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -253,6 +253,22 @@ def test_lars_moves_every_layer_by_the_same_share() -> None:
     assert torch.equal(empty.data, torch.full((3,), -0.1))
 
 
+def test_a_torchaudio_that_does_not_fit_is_one_sentence(tmp_path) -> None:
+    """As the CUDA build is beside a CPU-only torch: its import raises OSError."""
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio/__init__.py").write_text("raise OSError('libc10_cuda.so: cannot open shared object file')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    for code in (
+        "import hub; hub.from_pretrained",
+        "import hub.training.pretrain",
+        "import sys; sys.argv = ['fmhub', 'evaluate', 'x', '--manifest', 'y']; from hub.cli import main; main()",
+    ):
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        last = done.stderr.strip().splitlines()[-1]
+        assert "cannot be loaded beside torch" in last and "pip install" in last
+
+
 def test_start_up_time_is_not_spent_on_import() -> None:
     started = time.process_time()
     done = subprocess.run(
