@@ -25,8 +25,9 @@ def cases(root: Path) -> list[Path]:
     return sorted(p.parent for p in root.rglob("config.json") if any(p.parent.glob("*.safetensors")))
 
 
-def adapter_of(folder: Path, root: Path) -> str | None:
-    for part in (root.name, *folder.relative_to(root).parts):
+def adapter_of(folder: Path) -> str | None:
+    """Return the adapter that the deepest folder name above a case belongs to."""
+    for part in reversed(folder.parts):
         name = part.replace("-", "_")
         matches = [a for a in ADAPTERS if name == a or name.startswith(f"{a}_")]
         if matches:
@@ -47,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     parameters = []
     for folder in found:
-        name = adapter_of(folder, root)
+        name = adapter_of(folder)
         marks = []
         if name is None and given is None:
             # The folder beside a checkout also holds the systems still to come; one asked for by name must be known.
