@@ -120,7 +120,8 @@ def pretrain(
         save_checkpoint(output, task, processor)
         (output / LOG).write_text(json.dumps(history, indent=1), encoding="utf-8")
         draw_curve(history, output / "training_curve.png", title=f"{recipe.system.title}: {recipe.name}")
-        _write_card(output, recipe, task, data, entries, history, time.time() - started, license)
+        resumed_at = int(Path(checkpoint).name.rsplit("-", 1)[1]) if checkpoint else 0
+        _write_card(output, recipe, task, data, entries, history, time.time() - started, license, resumed_at)
     trainer.accelerator.wait_for_everyone()
     return output
 
@@ -169,6 +170,7 @@ def _write_card(
     history: list[dict[str, float]],
     seconds: float,
     license: str,
+    resumed_at: int,
 ) -> None:
     if not history:
         raise HubError("the run ended without a single point of its curve")
@@ -184,4 +186,5 @@ def _write_card(
     machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
     if torch.cuda.is_available():
         machine = torch.cuda.get_device_name()
-    write_card(output, metadata, run_summary(output.name, recipe, parameters, len(entries), history, seconds, machine))
+    text = run_summary(output.name, recipe, parameters, len(entries), history, seconds, machine, resumed_at)
+    write_card(output, metadata, text)

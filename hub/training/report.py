@@ -42,13 +42,26 @@ def run_summary(
     history: Sequence[Mapping[str, float]],
     seconds: float,
     machine: str,
+    resumed_at: int = 0,
 ) -> str:
-    """Return the prose of a run's card; every number in it was measured in this run."""
+    """Return the prose of a run's card; every number in it was measured in this run.
+
+    Args:
+        name: Of the checkpoint.
+        recipe: That was run.
+        parameters: With the pretext heads.
+        samples: Trained on.
+        history: The points of the curve.
+        seconds: That this process took.
+        machine: It ran on.
+        resumed_at: Step that this process began at.
+    """
     last = history[-1]
     tail = history[-max(1, len(history) // 20) :]
     loss = sum(p["loss"] for p in tail) / len(tail)
     options = recipe.training
     metrics = "".join(f"| {k.replace('_', ' ')} | {v:.4g} |\n" for k, v in last.items() if k not in NOT_METRICS)
+    took = f"From step {resumed_at}, where it was resumed, it took" if resumed_at else "It took"
     return f"""# {name}
 
 {recipe.system.title} ({recipe.system.paper}), pretrained with fmhub on {samples} samples. {recipe.description}
@@ -64,7 +77,7 @@ vectors = embedder.embed(["file1", "file2"])
 
 Recipe `{recipe.name}` (`recipe.yaml` beside this file): {options.steps} steps, peak learning rate
 {options.learning_rate:g}, {options.schedule} schedule, {options.precision}, seed {options.seed}. {parameters:,}
-parameters with the pretext heads. It took {seconds / 60:.1f} minutes on {machine}.
+parameters with the pretext heads. {took} {seconds / 60:.1f} minutes on {machine}.
 
 | at the end | value |
 |---|---|

@@ -69,6 +69,7 @@ def test_killed_and_resumed_equals_uninterrupted(recipe, whole_run, toy_files, t
     (output / ".partial" / "checkpoint-40").mkdir(parents=True)
     pretrain(recipe, toy_files[0].parent, output, resume=True)
     assert log_of(output) == log_of(whole_run)
+    assert "From step 20, where it was resumed" in (output / "README.md").read_text()
     ends = [torch.nn.utils.parameters_to_vector(hub.from_pretrained(f).model.parameters()) for f in (output, whole_run)]
     assert torch.equal(*ends)
 
