@@ -78,8 +78,9 @@ def toy_checkpoint(toy: Domain, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(autouse=True)
 def _same_randomness_in_any_order() -> None:
     """A test that forgets to seed must not depend on which tests ran before it."""
-    random.seed(0)
+    # Not 0: that is what checkpoints for tests are initialised with, and fresh weights must differ from theirs.
+    random.seed(7)
     for name in ("numpy", "torch"):
         if name in sys.modules:
             library = sys.modules[name]
-            library.random.seed(0) if name == "numpy" else library.manual_seed(0)
+            library.random.seed(7) if name == "numpy" else library.manual_seed(7)
