@@ -131,6 +131,7 @@ class Embedder:
         Raises:
             InvalidInput: The model cannot use the sample; the error names it.
         """
+        sample.checked(source)
         try:
             return Prepared(self.processor.prepare(sample), self.processor.cost(sample), sample, source)
         except InvalidInput as error:

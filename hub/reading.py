@@ -103,12 +103,24 @@ class Sample:
         key: Which sample of its file this is (a flow id, a molecule's name); empty when a file holds one.
         warnings: What a user should know about the input although it was accepted, one sentence each.
         metadata: Facts read with it that are safe to return (never patient or host identity).
+        error: Why this one sample of its file cannot be used, where the others can; then ``data`` is ``None``.
     """
 
     data: Any = field(repr=False)
     key: str = ""
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: InvalidInput | None = None
+
+    def checked(self, source: str) -> Sample:
+        """Return the sample itself, if it can be used.
+
+        Raises:
+            InvalidInput: It cannot; the error names the source and the sample.
+        """
+        if self.error is not None:
+            raise self.error.at(f"{source}[{self.key}]" if self.key else source)
+        return self
 
 
 class Reader(ABC):
@@ -127,6 +139,8 @@ class Reader(ABC):
     @abstractmethod
     def read(self, source: Source, span: Span | None = None) -> Iterator[Sample]:
         """Yield the samples of one file, at least one.
+
+        One bad sample of many (a line of a molecule file) is yielded with its ``error``, so that the others are used.
 
         Args:
             source: The file. Its suffix is a hint at most; the content decides.

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from hub.errors import UnsupportedOption
 from hub.modeling import TaskFile
 from serving.inputs import Input
-from serving.jobs import Output
+from serving.jobs import Output, Refused
 from serving.schemas import Options
 
 BIG_ANSWER = 20_000
@@ -23,7 +23,7 @@ BIG_ANSWER = 20_000
 
 
 async def embedding_answer(
-    model: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output]], options: Options
+    model: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output | Refused]], options: Options
 ) -> Response:
     """Return the answer of an embedding request.
 
@@ -31,15 +31,14 @@ async def embedding_answer(
         UnsupportedOption: More ``dimensions`` are asked for than the embedding has.
     """
     numbers = 0
-    for per_input in outputs:
-        for output in per_input:
-            width = output.value.shape[-1]
-            if options.dimensions is not None and options.dimensions > width:
-                raise UnsupportedOption(
-                    f"dimensions={options.dimensions} is more than the {width} that the embedding has",
-                    param="dimensions",
-                )
-            numbers += output.value.size
+    for output in _good(outputs):
+        width = output.value.shape[-1]
+        if options.dimensions is not None and options.dimensions > width:
+            raise UnsupportedOption(
+                f"dimensions={options.dimensions} is more than the {width} that the embedding has",
+                param="dimensions",
+            )
+        numbers += output.value.size
 
     def entry(output: Output) -> dict[str, Any]:
         return {"object": "embedding", **_encoded(output.value, options)}
@@ -47,9 +46,11 @@ async def embedding_answer(
     return await _json_response(model, inputs, outputs, entry, numbers)
 
 
-async def task_answer(model: str, task: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output]]) -> Response:
+async def task_answer(
+    model: str, task: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output | Refused]]
+) -> Response:
     """Return the answer of a task: JSON, or the file itself when the result is one file."""
-    flat = [output for per_input in outputs for output in per_input]
+    flat = list(_good(outputs))
     if len(flat) == 1 and isinstance(flat[0].value, TaskFile):
         return _file_response(flat[0].value)
     size = sum(len(o.value.content) for o in flat if isinstance(o.value, TaskFile))
@@ -84,18 +85,26 @@ def _file_response(file: TaskFile) -> Response:
     )
 
 
+def _good(outputs: Sequence[Sequence[Output | Refused]]) -> Iterator[Output]:
+    return (output for per_input in outputs for output in per_input if isinstance(output, Output))
+
+
+def _item(inputs: Sequence[Input], number: int, key: str) -> dict[str, Any]:
+    name = inputs[number].filename
+    return {"input": number, "key": key} | ({} if name is None else {"source": name})
+
+
 def _entries(
     inputs: Sequence[Input],
-    outputs: Sequence[Sequence[Output]],
+    outputs: Sequence[Sequence[Output | Refused]],
     entry: Callable[[Output], dict[str, Any]],
 ) -> Iterator[dict[str, Any]]:
     index = 0
     for number, per_input in enumerate(outputs):
         for output in per_input:
-            item: dict[str, Any] = {"input": number, "key": output.key}
-            if (name := inputs[number].filename) is not None:
-                item["source"] = name
-            found = {"index": index, **entry(output), "item": item}
+            if isinstance(output, Refused):
+                continue
+            found = {"index": index, **entry(output), "item": _item(inputs, number, output.key)}
             if output.warnings:
                 found["warnings"] = list(output.warnings)
             yield found
@@ -105,17 +114,24 @@ def _entries(
 async def _json_response(
     model: str,
     inputs: Sequence[Input],
-    outputs: Sequence[Sequence[Output]],
+    outputs: Sequence[Sequence[Output | Refused]],
     entry: Callable[[Output], dict[str, Any]],
     size: int,
 ) -> Response:
     def write() -> bytes:
-        cost = sum(o.cost for per_input in outputs for o in per_input)
+        cost = sum(o.cost for o in _good(outputs))
         head = _dumps({"object": "list", "model": model})[:-1]
         usage = _dumps({"prompt_tokens": cost, "total_tokens": cost})
         # Entry by entry, because one call for all of them would not let go of the interpreter until its end.
         data = ",".join(_dumps(found) for found in _entries(inputs, outputs, entry))
-        return f'{head},"data":[{data}],"usage":{usage}}}'.encode()
+        refused = [
+            {"message": o.error.message, "code": o.error.code, "item": _item(inputs, number, o.key)}
+            for number, per_input in enumerate(outputs)
+            for o in per_input
+            if isinstance(o, Refused)
+        ]
+        errors = f',"errors":{_dumps(refused)}' if refused else ""
+        return f'{head},"data":[{data}]{errors},"usage":{usage}}}'.encode()
 
     content = await asyncio.to_thread(write) if size > BIG_ANSWER else write()
     return Response(content, media_type="application/json")

@@ -19,7 +19,7 @@ from serving.bodies import MULTIPART, BodyReader, PendingBytes
 from serving.engine import Engine
 from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
 from serving.inputs import Input, as_inputs
-from serving.jobs import Output, resolve_work
+from serving.jobs import Output, Refused, resolve_work
 from serving.middleware import Envelope
 from serving.problems import ErrorReport, report
 from serving.schemas import (
@@ -164,7 +164,7 @@ class Routes:
     ) -> Response:
         self._check_count(inputs, kind)
         _label(request, model=model)
-        outputs: list[list[Output]] = await _unless_gone(
+        outputs: list[list[Output | Refused]] = await _unless_gone(
             request,
             self._engine.embed(model, inputs, pooling=options.pooling, layer=options.layer, kind=kind),
         )

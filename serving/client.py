@@ -52,6 +52,16 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """One sample that was left out of an input of many, and why."""
+
+    input: int
+    source: str | None
+    key: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Embeddings:
     """The answer to an embedding request.
 
@@ -59,11 +69,13 @@ class Embeddings:
         vectors: ``(samples, dimension)`` float32; for ``pooling="none"`` a list of ``(tokens, dimension)`` arrays.
         items: Where each came from.
         cost: Of all samples, in the model's cost unit.
+        errors: Samples that cannot be used, of inputs in which others can.
     """
 
     vectors: Vector | list[Vector] = field(repr=False)
     items: list[Item]
     cost: int
+    errors: list[Unusable] = field(default_factory=list)
 
 
 class Client:
@@ -128,6 +140,7 @@ class Client:
             vectors if any("shape" in entry for entry in answer["data"]) else np.stack(vectors),
             [_item(entry) for entry in answer["data"]],
             answer["usage"]["total_tokens"],
+            [_unusable(entry) for entry in answer.get("errors", ())],
         )
 
     def run(self, model: str, task: str, inputs: Any) -> list[Any] | bytes:
@@ -197,3 +210,8 @@ def _decoded(entry: dict[str, Any]) -> Vector:
 def _item(entry: dict[str, Any]) -> Item:
     item = entry["item"]
     return Item(item["input"], item.get("source"), item["key"], tuple(entry.get("warnings", ())))
+
+
+def _unusable(entry: dict[str, Any]) -> Unusable:
+    item = entry["item"]
+    return Unusable(item["input"], item.get("source"), item["key"], entry["message"])

@@ -18,7 +18,7 @@ from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InvalidSettings, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Output
+from serving.jobs import Output, Refused
 from serving.lane import Lane
 from serving.metrics import Metrics
 
@@ -163,7 +163,7 @@ class Engine:
         pooling: str | None = None,
         layer: Layer = None,
         kind: str = "input",
-    ) -> list[list[Output]]:
+    ) -> list[list[Output | Refused]]:
         """Embed the inputs of one request; see `Lane.run`.
 
         Raises:
@@ -173,11 +173,15 @@ class Engine:
         """
         return await self._in_time(self.lane(model).run(inputs, pooling=pooling, layer=layer, kind=kind))
 
-    async def run(self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input") -> list[list[Output]]:
+    async def run(
+        self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input"
+    ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
         return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind))
 
-    async def _in_time(self, answer: Coroutine[None, None, list[list[Output]]]) -> list[list[Output]]:
+    async def _in_time(
+        self, answer: Coroutine[None, None, list[list[Output | Refused]]]
+    ) -> list[list[Output | Refused]]:
         try:
             async with asyncio.timeout(self.settings.request_timeout_s):
                 return await answer

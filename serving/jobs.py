@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hub.embedder import Embedder, Prepared
-from hub.errors import UnsupportedOption
+from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import Layer
 from serving.errors import BodyTooLarge
 
@@ -67,6 +67,19 @@ class Output:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Refused:
+    """One sample of an input that cannot be used, where others of the same input can.
+
+    Attributes:
+        key: Which sample of its input it was.
+        error: Why.
+    """
+
+    key: str
+    error: InvalidInput
+
+
 class Job:
     """One request: it collects the outputs of its samples, each at its place, and ends once.
 
@@ -84,8 +97,8 @@ class Job:
         """
         self.work = work
         self.kind = kind
-        self.future: asyncio.Future[list[list[Output]]] = asyncio.get_running_loop().create_future()
-        self._outputs: list[list[Output | None]] = [[] for _ in range(inputs)]
+        self.future: asyncio.Future[list[list[Output | Refused]]] = asyncio.get_running_loop().create_future()
+        self._outputs: list[list[Output | Refused | None]] = [[] for _ in range(inputs)]
         self._max_samples = max_samples
         self._samples = 0
         self._missing = 0
@@ -111,15 +124,27 @@ class Job:
         Raises:
             BodyTooLarge: The request's inputs hold more samples than one request may.
         """
+        self._count()
+        self._outputs[index].append(None)
+        self._missing += 1
+        return Waiting(prepared, self, index, len(self._outputs[index]) - 1)
+
+    def refuse(self, index: int, refused: Refused) -> None:
+        """Note a sample of input ``index`` that cannot be used.
+
+        Raises:
+            BodyTooLarge: The request's inputs hold more samples than one request may.
+        """
+        self._count()
+        self._outputs[index].append(refused)
+
+    def _count(self) -> None:
         self._samples += 1
         if self._samples > self._max_samples:
             raise BodyTooLarge(
                 f"the inputs hold more than {self._max_samples} samples; send fewer or smaller files a request",
                 code="too_many_samples",
             )
-        self._outputs[index].append(None)
-        self._missing += 1
-        return Waiting(prepared, self, index, len(self._outputs[index]) - 1)
 
     def put(self, waiting: Waiting, value: Any) -> None:
         """Store the model's answer for one sample."""

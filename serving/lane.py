@@ -19,7 +19,7 @@ from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InputFailed, Overloaded, Unavailable
 from serving.forwarding import forward_batch, limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Job, Output, Waiting, resolve_work
+from serving.jobs import Job, Output, Refused, Waiting, resolve_work
 from serving.metrics import Metrics
 from serving.reading import ReadingStream
 
@@ -149,7 +149,7 @@ class Lane:
         pooling: str | None = None,
         layer: Layer = None,
         kind: str = "input",
-    ) -> list[list[Output]]:
+    ) -> list[list[Output | Refused]]:
         """Take one request through all stages.
 
         Args:
@@ -160,7 +160,7 @@ class Lane:
             kind: Name of the request's field that holds the inputs, for messages.
 
         Returns:
-            For each input the outputs of its samples, in order.
+            For each input the outputs of its samples, in order; of an input that can be used in part, also what cannot.
 
         Raises:
             Overloaded: As many requests as are allowed are waiting already.
@@ -233,7 +233,10 @@ class Lane:
                     self._news.set()
                 self._metrics.stage.labels(self.id, "read").observe(turn.seconds)
                 for index, prepared in turn.prepared:
-                    self._room.put(job.add(index, prepared))
+                    if isinstance(prepared, Refused):
+                        job.refuse(index, prepared)
+                    else:
+                        self._room.put(job.add(index, prepared))
                 self._note_room()
                 finished = turn.finished
             job.end_reading()

@@ -16,6 +16,7 @@ from hub.embedder import Embedder, Prepared
 from hub.errors import InvalidInput
 from serving.errors import InputFailed
 from serving.inputs import Input
+from serving.jobs import Refused
 
 TURN_SECONDS = 0.02
 """How long a stream keeps a thread, unless one sample takes longer: a few forwards of a small model."""
@@ -26,12 +27,12 @@ class Turn:
     """What one turn brought.
 
     Attributes:
-        prepared: (index of the input, prepared sample), in order.
+        prepared: (index of the input, prepared sample, or why a sample cannot be used), in order.
         finished: Whether the stream has come to its end.
         seconds: How long it took.
     """
 
-    prepared: list[tuple[int, Prepared]]
+    prepared: list[tuple[int, Prepared | Refused]]
     finished: bool
     seconds: float
 
@@ -52,17 +53,31 @@ class ReadingStream:
         self._closed = False
 
     @staticmethod
-    def _read(embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str) -> Generator[tuple[int, Prepared]]:
+    def _read(
+        embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str
+    ) -> Generator[tuple[int, Prepared | Refused]]:
         for index, item in inputs:
             place = f"{kind}[{index}]"
             label = item.filename or place
-            empty = True
+            usable = False
+            refused: list[Refused] = []
             try:
                 for sample in item.samples(embedder, place):
-                    empty = False
-                    yield index, embedder.prepare(sample, label)
-                if empty:
-                    raise InvalidInput("it holds no sample", code="no_samples")
+                    try:
+                        prepared = embedder.prepare(sample, label)
+                    except InvalidInput as error:
+                        refused.append(Refused(sample.key, error))
+                        if usable:
+                            yield index, refused[-1]
+                        continue
+                    if not usable:
+                        # Only now is it certain that the input as a whole can be used.
+                        usable = True
+                        for earlier in refused:
+                            yield index, earlier
+                    yield index, prepared
+                if not usable:
+                    raise refused[0].error if refused else InvalidInput("it holds no sample", code="no_samples")
             except InvalidInput as error:
                 raise InputFailed(error.at(label), param=place) from None
             except Exception as error:
@@ -75,7 +90,7 @@ class ReadingStream:
             InputFailed: An input cannot be read or prepared; it says which.
         """
         started = time.perf_counter()
-        prepared: list[tuple[int, Prepared]] = []
+        prepared: list[tuple[int, Prepared | Refused]] = []
         with self._lock:
             while not self._closed and time.perf_counter() - started < TURN_SECONDS:
                 entry = next(self._samples, None)

@@ -80,6 +80,14 @@ class Embedding(BaseModel):
     warnings: list[str] | None = None
 
 
+class Unusable(BaseModel):
+    """One sample of an input that cannot be used, where others of the same input can."""
+
+    message: str
+    code: str
+    item: Item
+
+
 class Usage(BaseModel):
     """Cost of the inputs, in the model's cost unit (frames, nodes, tokens, voxels)."""
 
@@ -93,6 +101,7 @@ class EmbeddingAnswer(BaseModel):
     object: Literal["list"] = "list"
     model: str
     data: list[Embedding]
+    errors: list[Unusable] | None = Field(default=None, description="Samples left out of an input of many.")
     usage: Usage
 
 
@@ -112,6 +121,7 @@ class TaskAnswer(BaseModel):
     object: Literal["list"] = "list"
     model: str
     data: list[TaskResult]
+    errors: list[Unusable] | None = Field(default=None, description="Samples left out of an input of many.")
     usage: Usage
 
 

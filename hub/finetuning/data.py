@@ -107,7 +107,7 @@ class LabelledSamples:
                 f"row {number + 1}: item {row.item!r} names {len(found)} of the {len(self._last[1])} samples "
                 f"of {row.file}"
             )
-        return found[0]
+        return found[0].checked(str(row.file))
 
 
 class FrozenStates:

@@ -78,25 +78,32 @@ def index_data(
     """
     wanted = _wanted(data, domain, reader)
 
-    def index(job: tuple[Path, Span | None, str]) -> list[Entry] | InvalidInput:
+    def index(job: tuple[Path, Span | None, str]) -> tuple[list[Entry], list[InvalidInput]]:
         file, span, item = job
         start, stop = (span.start, span.stop) if span else (None, None)
+        found: list[Entry] = []
+        errors: list[InvalidInput] = []
         try:
-            return [
-                Entry(str(file), number, cost, start, stop)
-                for number, sample in enumerate(reader.read(Source.from_path(file), span))
-                if (not item or sample.key == item) and (cost := collator.cost(sample)) > 0
-            ]
+            for number, sample in enumerate(reader.read(Source.from_path(file), span)):
+                if item and sample.key != item:
+                    continue
+                try:
+                    cost = collator.cost(sample.checked(str(file)))
+                except InvalidInput as error:
+                    errors.append(error.at(str(file)))
+                    continue
+                if cost > 0:
+                    found.append(Entry(str(file), number, cost, start, stop))
         except InvalidInput as error:
-            return error.at(str(file))
+            errors.append(error.at(str(file)))
+        return found, errors
 
     entries: list[Entry] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for result in pool.map(index, wanted):
-            if isinstance(result, InvalidInput):
-                on_error(result)
-            else:
-                entries += result
+        for found, errors in pool.map(index, wanted):
+            entries += found
+            for error in errors:
+                on_error(error)
             if on_file is not None:
                 on_file()
     if not entries:

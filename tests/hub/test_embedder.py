@@ -57,12 +57,13 @@ def test_plain_values_bytes_and_paths_agree(embedder, tmp_path) -> None:
 def test_bad_inputs_are_named_and_do_not_stop_the_rest(embedder, toy_files, tmp_path) -> None:
     bad, short = tmp_path / "bad.num", tmp_path / "short.num"
     bad.write_text("no colon here")
-    short.write_text("ok: 1 2 3\ntiny: 1")
+    short.write_text("empty:\nok: 1 2 3\ntiny: 1")
     with pytest.raises(InvalidInput, match=r"bad\.num: a line is not"):
         embedder.embed([toy_files[0], bad])
     result = embedder.embed([toy_files[0], bad, short, tmp_path / "absent.num"], on_error="collect")
     assert len(result) == 4 and result.items[-1] == (str(short), "ok")
     assert [e.code for e in sorted(result.errors, key=lambda e: e.code)] == [
+        "empty",
         "file_not_found",
         "too_short",
         "unsupported_format",

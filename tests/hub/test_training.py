@@ -102,13 +102,13 @@ def test_an_output_folder_is_never_overwritten(recipe, whole_run, toy_files) -> 
 def test_bad_files_are_left_out_and_nothing_is_an_error(recipe, toy_files, tmp_path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / "good.num").write_text("a: 1 2 3\nb: 3 2 1 0\nc: 1")
+    (data / "good.num").write_text("a: 1 2 3\nb: 3 2 1 0\nc: 1\nd: nan")
     (data / "bad.num").write_text("nonsense")
     told: list[str] = []
     run = pretrain(
         recipe.with_training(steps=2, save_every=2), data, tmp_path / "run", on_error=lambda e: told.append(str(e))
     )
-    assert len(told) == 1 and "bad.num" in told[0]
+    assert len(told) == 2 and "bad.num" in told[0] and "good.num[d]: a number is not finite" in told[1]
     assert len(json.loads((run / "data_index.json").read_text())) == 2  # "c" is too short to train on
     (data / "good.num").unlink()
     with pytest.raises(InvalidManifest, match="nothing to train on"):

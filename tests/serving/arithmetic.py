@@ -56,7 +56,10 @@ class NumberReader(Reader):
             raise UnsupportedFormat("not a file of numbers")
         for line in content[len(MAGIC) :].decode("ascii", "replace").splitlines():
             key, _, numbers = line.partition(":")
-            yield self._sample(numbers.split(), key)
+            try:
+                yield self._sample(numbers.split(), key)
+            except InvalidInput as error:
+                yield Sample(None, key, error=error)
 
     def parse(self, value: Any, name: str = "input") -> Iterator[Sample]:
         if isinstance(value, str):

@@ -291,7 +291,27 @@ def test_a_file_name_is_stripped_of_its_folder_and_named_in_messages(run: Any) -
             answer = await client.post(
                 "/v1/models/dummy/embeddings", files={"file": ("../../etc/x.num", MAGIC + b"a: one")}
             )
-            assert problem(answer)["message"] == "x.num: something is no number"
+            assert problem(answer)["message"] == "x.num[a]: something is no number"
+
+    run(main())
+
+
+def test_bad_samples_of_a_file_are_listed_beside_the_good(run: Any) -> None:
+    content = MAGIC + b"a: one\nb: 1 2\nc: nan\nd: 4"
+
+    async def main() -> None:
+        async with running_app() as (client, _):
+            answer = await client.post("/v1/models/dummy/embeddings", files={"file": ("x.num", content)})
+            body = answer.json()
+            np.testing.assert_allclose(matrix(answer), [expected([1, 2]), expected([4])], rtol=1e-6)
+            assert [(e["index"], e["item"]["key"]) for e in body["data"]] == [(0, "b"), (1, "d")]
+            assert [(e["item"], e["code"]) for e in body["errors"]] == [
+                ({"input": 0, "source": "x.num", "key": "a"}, "no_number"),
+                ({"input": 0, "source": "x.num", "key": "c"}, "not_finite"),
+            ]
+            # An input of which nothing can be used is an error of the request, with its first reason.
+            nothing = await post(client, ["1", {"data": base64.b64encode(MAGIC + b"a: one\nb: x").decode()}])
+            assert nothing.status_code == 422 and problem(nothing)["param"] == "input[1]"
 
     run(main())
 

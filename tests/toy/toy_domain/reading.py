@@ -34,7 +34,11 @@ class NumberReader(Reader):
                     values = [float(v) for v in rest.split()]
                 except ValueError:
                     raise UnsupportedFormat("a line is not 'name: numbers'") from None
-                yield self._sample(values, name.decode("ascii", "replace").strip())
+                key = name.decode("ascii", "replace").strip()
+                try:
+                    yield self._sample(values, key)
+                except InvalidInput as error:
+                    yield Sample(None, key, error=error)
 
     def parse(self, value: Any, name: str = "input") -> Iterator[Sample]:
         if not isinstance(value, dict) or not isinstance(value.get("numbers"), list):
