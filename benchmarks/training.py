@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Result, side_by_side
-from hub.training.data import BatchPlan, Collation, TrainingData, index_data
+from hub.training.data import Collation, TrainingData
+from hub.training.index import index_data
+from hub.training.plan import BatchPlan
 from hub.training.pretrain import build_task
 from hub.training.recipe import Recipe, load_recipe
 from hub.training.schedules import schedule_factor

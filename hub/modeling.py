@@ -43,11 +43,16 @@ class PretextOutput(ModelOutput):
         loss: Scalar to minimise.
         metrics: Named scalars worth a curve (a term of the loss, a mask ratio, a codebook's perplexity).
         predictions: What the heads returned, for whoever wants to draw it.
+        states: The encoder's token states of this batch, ``(batch, tokens, hidden)`` or ``(tokens, hidden)``; a task
+            that returns them can be trained with self-distillation.
+        states_mask: Which of them are real, the shape of ``states`` without its last axis; ``None`` when all are.
     """
 
     loss: Tensor | None = None
     metrics: dict[str, Tensor] | None = None
     predictions: Tensor | None = None
+    states: Tensor | None = None
+    states_mask: Tensor | None = None
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
@@ -193,7 +198,13 @@ class TaskFile:
 
 
 class PretextModel(PreTrainedModel):  # type: ignore[misc]
-    """Model, heads and SSL objective: ``forward(**batch) -> PretextOutput``."""
+    """Model, heads and SSL objective: ``forward(**batch) -> PretextOutput``.
+
+    What only ``update_teacher`` may move has ``requires_grad`` false from the constructor on.
+    """
+
+    def start_teacher(self) -> None:
+        """Make the teacher equal to the student; the trainer calls it where it goes on from an encoder alone."""
 
     def update_teacher(self, progress: float) -> None:
         """Move a teacher after an optimiser step; ``progress`` runs from 0 to 1. Without a teacher, nothing."""

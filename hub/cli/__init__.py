@@ -17,6 +17,7 @@ COMMANDS = {
     "models": "List the models that load by name, and the domains installed.",
     "samples": "Write small synthetic files of each domain to try things on.",
     "embed": "Embed files or whole folders to npy, parquet or jsonl.",
+    "curate": "Choose by their embeddings, without labels, which samples to train on.",
     "pretrain": "Pretrain a system by a recipe, on a folder or a manifest.",
     "finetune": "Fine-tune a model on a labelled set; the result loads, and serves with its task.",
     "evaluate": "Probe a model on a labelled set, beside its random twin and a baseline.",

@@ -64,7 +64,7 @@ def embed(
     for error in result.errors:
         typer.echo(f"failed: {error}", err=True)
     if result.errors:
-        typer.echo(f"{len(result.errors)} inputs could not be used, {len(result)} were", err=True)
+        typer.echo(f"could not be used: {len(result.errors)}, embedded: {len(result)}", err=True)
         raise typer.Exit(1)
 
 

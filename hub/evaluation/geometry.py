@@ -89,6 +89,37 @@ def dimension_spread(features: ArrayLike) -> Floats:
     return _matrix(features).std(0)
 
 
+def unit_spread(features: ArrayLike) -> float:
+    """Mean standard deviation of the unit rows' dimensions times sqrt(dimension).
+
+    Near 1 where the directions are spread evenly, 0 after a collapse. Chen & He 2021, "Exploring simple Siamese
+    representation learning", section 4.1.
+
+    Args:
+        features: ``(rows, dimension)``, at least one row.
+    """
+    values = _matrix(features)
+    return float(dimension_spread(unit_rows(values)).mean() * np.sqrt(values.shape[1]))
+
+
+def off_diagonal_correlation(features: ArrayLike) -> float:
+    """Mean absolute correlation between two different dimensions; 1 where one dimension tells all others.
+
+    Dimensions that do not vary have no correlation and are left out; 1 when fewer than two vary.
+
+    Args:
+        features: ``(rows, dimension)``, at least two rows.
+    """
+    values = _matrix(features)
+    spread = dimension_spread(values)
+    varying = values[:, spread > DEAD * max(spread.max(), np.finfo(np.float64).tiny)]
+    count = varying.shape[1]
+    if count < 2:
+        return 1.0
+    correlations = np.corrcoef(varying, rowvar=False)
+    return float((np.abs(correlations).sum() - count) / (count * (count - 1)))
+
+
 def label_free_figures(features: ArrayLike, rows: int = 2000, seed: int = 0) -> dict[str, float]:
     """Return the figures by name.
 
@@ -113,7 +144,7 @@ def label_free_figures(features: ArrayLike, rows: int = 2000, seed: int = 0) -> 
         "std_median": float(np.median(spread)),
         "std_max": float(spread.max()),
         "dead_dimensions": float((spread <= DEAD * spread.max()).sum()),
-        "unit_std": float(dimension_spread(unit_rows(values)).mean() * np.sqrt(values.shape[1])),
+        "unit_std": unit_spread(values),
     }
 
 

@@ -19,7 +19,7 @@ from hub.manifest import Row
 from hub.processing import Processor
 from hub.reading import Reader, Sample, Source
 from hub.training.collation import seeded_generator
-from hub.training.data import Pick
+from hub.training.plan import Pick
 
 CACHE_BYTES = 1 << 30
 """Prepared features kept in memory; what does not fit is read and prepared again on each visit."""

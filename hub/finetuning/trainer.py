@@ -22,7 +22,7 @@ from hub.finetuning.modes import parameter_groups
 from hub.finetuning.options import FinetuneOptions
 from hub.finetuning.targets import UNKNOWN, Targets, align
 from hub.finetuning.task import NUMBER_TASKS
-from hub.training.data import BatchPlan
+from hub.training.plan import BatchPlan
 from hub.training.recipe import Recipe, TrainingOptions
 from hub.training.schedules import schedule_factor
 from hub.training.trainer import TrainingDiverged, training_arguments

@@ -55,9 +55,17 @@ class Collator(ABC):
         """
         return self.processor.cost(sample)
 
+    def prepare(self, sample: Sample) -> Any:
+        """Do what is the same for every view of a sample; the sample itself, unless a system overrides it.
+
+        A system whose reading or features are dear does them here and returns tensors (or lists and dictionaries of
+        them): these can be kept on disk between passes and runs (`hub.training.feature_cache`).
+        """
+        return sample
+
     @abstractmethod
-    def view(self, sample: Sample, generator: torch.Generator) -> Any:
-        """Turn one sample to what ``collate`` takes; runs in a worker."""
+    def view(self, prepared: Any, generator: torch.Generator) -> Any:
+        """Turn what ``prepare`` returned to what ``collate`` takes; runs in a worker."""
 
     @abstractmethod
     def collate(self, views: Sequence[Any], randomness: Randomness) -> dict[str, torch.Tensor]:

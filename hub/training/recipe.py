@@ -36,7 +36,10 @@ class TrainingOptions:
         seed: Of initialisation, order, crops, masks and dropout.
         log_every: Optimiser steps between two points of the curve.
         save_every: Optimiser steps between two resumable checkpoints, a multiple of ``log_every``.
+        monitor_every: Optimiser steps between two looks at how the embeddings spread (`hub.training.monitors`), a
+            multiple of ``log_every``; 0 takes a look with each resumable checkpoint.
         readers: Processes that read and prepare samples; 0 does it in the training process.
+        compile: Whether ``torch.compile`` translates the task; worth it where batches keep their shape.
     """
 
     steps: int
@@ -53,7 +56,9 @@ class TrainingOptions:
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
+    monitor_every: int = 0
     readers: int = 0
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Raise InvalidRecipe on the first value that cannot be."""
@@ -68,11 +73,12 @@ class TrainingOptions:
             raise InvalidRecipe(f"training.precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
         if not 0 <= self.warmup <= 1:
             raise InvalidRecipe(f"training.warmup {self.warmup} is a share of the steps, from 0 to 1")
-        if self.save_every % self.log_every:
+        for name in ("save_every", "monitor_every"):
             # A resumed run must write the same points of the curve as an uninterrupted one.
-            raise InvalidRecipe(
-                f"training.save_every ({self.save_every}) must be a multiple of log_every ({self.log_every})"
-            )
+            if getattr(self, name) % self.log_every:
+                raise InvalidRecipe(
+                    f"training.{name} ({getattr(self, name)}) must be a multiple of log_every ({self.log_every})"
+                )
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Recipe:
         model: Fields of the system's configuration.
         processor: Fields of its processor.
         pretext: Options of its collator.
+        curation: When and how the samples are chosen anew (`hub.training.dynamic_curation`); empty for all samples.
     """
 
     name: str
@@ -96,6 +103,7 @@ class Recipe:
     model: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     pretext: Mapping[str, Any] = field(default_factory=dict)
+    curation: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], name: str) -> Recipe:
@@ -119,7 +127,7 @@ class Recipe:
             options[key] = _typed(value, str(types[key]), f"recipe {name}, training.{key}")
         if "steps" not in options:
             raise InvalidRecipe(f"recipe {name}, training: steps is missing")
-        sections = {k: data[k] for k in ("description", "model", "processor", "pretext") if k in data}
+        sections = {k: data[k] for k in ("description", "model", "processor", "pretext", "curation") if k in data}
         return cls(name, get_system(data["system"]), TrainingOptions(**options), **sections)
 
     def with_training(self, **changes: Any) -> Recipe:
@@ -135,6 +143,7 @@ class Recipe:
             "model": dict(self.model),
             "processor": dict(self.processor),
             "pretext": dict(self.pretext),
+            "curation": dict(self.curation),
             "training": dataclasses.asdict(self.training),
         }
 
@@ -172,7 +181,7 @@ def _typed(value: Any, kind: str, where: str) -> Any:
         return float(value)
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if kind == "str" and isinstance(value, str):
+    if (kind == "str" and isinstance(value, str)) or (kind == "bool" and isinstance(value, bool)):
         return value
     # YAML reads 2e-4 (no point) as a string: the commonest slip, so the text says what would be right.
     raise InvalidRecipe(f"{where}: {value!r} is not of type {kind}" + (" (write 2.0e-4)" if kind == "float" else ""))

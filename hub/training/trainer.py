@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -13,11 +13,15 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from hub.errors import HubError, InvalidRecipe
-from hub.modeling import PretextModel
-from hub.training.data import BatchPlan, Collation, TrainingData
+from hub.modeling import EmbeddingModel, PretextModel
+from hub.training.continuing import take_over_optimizer, write_schedule_state
+from hub.training.data import Collation, TrainingData
 from hub.training.lars import Lars
+from hub.training.monitors import CollapseMonitor
+from hub.training.plan import BatchPlan
 from hub.training.recipe import Recipe
 from hub.training.schedules import schedule_factor
+from hub.training.self_distillation import Distiller
 
 KEPT_CHECKPOINTS = 2
 OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "lars": Lars}
@@ -41,7 +45,17 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
     """`transformers.Trainer` on planned batches, with named metrics and atomic checkpoints."""
 
     def __init__(
-        self, model: PretextModel, recipe: Recipe, data: TrainingData, output: Path, callbacks: list[Any]
+        self,
+        model: PretextModel,
+        recipe: Recipe,
+        data: TrainingData,
+        output: Path,
+        callbacks: list[Any],
+        *,
+        monitor: CollapseMonitor | None = None,
+        distiller: Distiller | None = None,
+        optimizer_from: Path | None = None,
+        batches_a_part: int = 0,
     ) -> None:
         """Set the Trainer up from a recipe.
 
@@ -51,11 +65,28 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
             data: On what.
             output: Folder of the run.
             callbacks: Further Trainer callbacks.
+            monitor: Looks at how the embeddings spread, now and then.
+            distiller: Adds the distance to a teacher's token states.
+            optimizer_from: Resumable checkpoint of another run whose optimiser's state to go on with.
+            batches_a_part: Batches between two changes of the pool; the whole run when 0.
         """
         self.recipe = recipe
         self.task = model
         self.output = output
         self.data = data
+        self.samples_seen = 0
+        self.monitor = monitor
+        self.distiller = distiller
+        self.optimizer_from = optimizer_from
+        options = recipe.training
+        self.plan = BatchPlan(
+            [e.cost for e in data.entries],
+            batches=batches_a_part or options.steps * options.accumulation,
+            batch_size=options.batch_size,
+            batch_cost=options.batch_cost,
+            seed=options.seed,
+            blocks=data.blocks,
+        )
         self._metrics: dict[str, list[torch.Tensor]] = {}
         super().__init__(
             model=model,
@@ -69,22 +100,14 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the planned batches of the whole run as one epoch, so that resuming is skipping."""
+        """Return the planned batches as one epoch (of the run, or of a pool), so that resuming is skipping."""
         options = self.recipe.training
-        plan = BatchPlan(
-            [e.cost for e in self.data.entries],
-            batches=options.steps * options.accumulation,
-            batch_size=options.batch_size,
-            batch_cost=options.batch_cost,
-            seed=options.seed,
-            process=self.args.process_index,
-            processes=self.args.world_size,
-        )
+        self.plan.process, self.plan.processes = self.args.process_index, self.args.world_size
         # Not handed to accelerate: the plan knows which part of a batch is this process's, and the Trainer moves
         # tensors to the device.
         return DataLoader(
             self.data,
-            batch_sampler=plan,
+            batch_sampler=self.plan,
             collate_fn=self.data_collator,
             num_workers=options.readers,
             pin_memory=torch.cuda.is_available(),
@@ -97,6 +120,8 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
             options = self.recipe.training
             groups = self.task.parameter_groups(options.weight_decay)
             self.optimizer = optimizer_class(self.recipe)(groups, lr=options.learning_rate)
+            if self.optimizer_from is not None:
+                take_over_optimizer(self.optimizer, self.optimizer_from)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -114,14 +139,18 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         """Run the task on one batch, keep its metrics, and stop on a loss that is not finite."""
         indices = inputs.pop("indices")
         output = model(**inputs)
+        if self.distiller is not None:
+            with self.compute_loss_context_manager():
+                self.distiller.add_to(output, inputs)
         if not torch.isfinite(output.loss):
-            files = sorted({self.data.entries[i].file for i in indices.tolist()})
+            files = sorted({self.data.entries[i].label for i in indices.tolist()})
             raise TrainingDiverged(
                 f"the loss is {output.loss.item()} at step {self.state.global_step + 1}; the batch held samples of "
                 f"{', '.join(files[:8])}{' ...' if len(files) > 8 else ''}"
             )
         for name, value in (output.metrics or {}).items():
             self._metrics.setdefault(name, []).append(torch.as_tensor(value).detach())
+        self.samples_seen += len(indices) * self.args.world_size
         return (output.loss, output) if return_outputs else output.loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -131,6 +160,9 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
                 mean = torch.stack(values).float().mean()
                 logs[name] = float(self.accelerator.reduce(mean.to(self.args.device), "mean"))
             self._metrics = {}
+            options = self.recipe.training
+            if self.monitor is not None and self.state.global_step % (options.monitor_every or options.save_every) == 0:
+                logs.update(self.monitor.figures(cast(EmbeddingModel, self.task.base_model)))
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -147,7 +179,11 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
             self.args.output_dir = str(final)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
+            options = self.recipe.training
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            write_schedule_state(
+                partial / name, options.schedule, self.state.global_step, options.steps, options.warmup
+            )
             shutil.rmtree(final / name, ignore_errors=True)
             os.replace(partial / name, final / name)
             for old in sorted(final.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:
@@ -195,6 +231,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         max_grad_norm=options.clip,
         use_cpu=not torch.cuda.is_available(),
         bf16=options.precision == "bf16",
+        torch_compile=options.compile,
         seed=options.seed,
         logging_steps=options.log_every,
         logging_first_step=True,

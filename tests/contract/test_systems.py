@@ -125,7 +125,7 @@ def test_a_gradient_reaches_every_parameter_of_the_encoder(system: System, files
     collator = system.load("collator")(processor, task.config, **recipe.pretext)
     reader = processor.reader()
     samples = [s for f in files for s in reader.read(Source.from_path(f))]
-    views = [collator.view(s, seeded_generator(i)) for i, s in enumerate(samples) if collator.cost(s)]
+    views = [collator.view(collator.prepare(s), seeded_generator(i)) for i, s in enumerate(samples) if collator.cost(s)]
     batch = collator.collate(views, Randomness.seeded(len(views)))
     output = task.train()(**batch)
     output.loss.backward()
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_views(system: System, files: list[Path]) -
     samples = [s for f in files for s in processor.reader().read(Source.from_path(f)) if collator.cost(s)]
 
     def batch(seed: int) -> dict[str, torch.Tensor]:
-        views = [collator.view(s, seeded_generator(seed, i)) for i, s in enumerate(samples)]
+        views = [collator.view(collator.prepare(s), seeded_generator(seed, i)) for i, s in enumerate(samples)]
         return collator.collate(views, Randomness.seeded(len(views), seed))
 
     one, again, other = batch(1), batch(1), batch(2)
@@ -167,7 +167,7 @@ def test_a_sample_is_masked_alike_whatever_shares_its_batch(system: System, file
     task, processor = build_task(recipe)
     collator = system.load("collator")(processor, task.config, **recipe.pretext)
     sample = next(s for f in files for s in processor.reader().read(Source.from_path(f)) if collator.cost(s))
-    view = collator.view(sample, seeded_generator(7))
+    view = collator.view(collator.prepare(sample), seeded_generator(7))
 
     def masked(rows: int) -> dict[str, torch.Tensor]:
         # The same sample in the first of `rows` places, with the same generator.

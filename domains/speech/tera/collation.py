@@ -58,14 +58,18 @@ class TeraCollator(Collator):
         frames = self.processor.cost(sample)
         return 0 if frames < self.min_frames else min(frames, self.crop_frames)
 
-    def view(self, sample: Sample, generator: torch.Generator) -> Tensor:
+    def prepare(self, sample: Sample) -> Tensor:
+        """Return the whole recording at the model's rate and level, ``(samples,)``: decoding is the dear part."""
+        return self.processor.features.scale(self.processor.resample(sample))
+
+    def view(self, prepared: Tensor, generator: torch.Generator) -> Tensor:
         """Return the features of a random crop, ``(frames, features)``.
 
         The level is that of the whole recording, mean and variance are normalised over the crop (the
         published training's order).
         """
         front_end = self.processor.features
-        waveform = front_end.scale(self.processor.resample(sample))
+        waveform = prepared
         size = self.crop_frames * front_end.hop
         if len(waveform) > size:
             start = int(torch.randint(len(waveform) - size + 1, (), generator=generator))

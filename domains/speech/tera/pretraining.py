@@ -87,4 +87,6 @@ class TeraForPreTraining(PretextModel):
                 "zero_loss": loss(torch.zeros_like(labels), labels, label_mask),
             },
             predictions=predictions,
+            states=states,
+            states_mask=mask,
         )

@@ -22,7 +22,7 @@ def collator(processor, config) -> TeraCollator:
 
 
 def batch_of(collator, samples, seed: int = 0) -> dict[str, torch.Tensor]:
-    views = [collator.view(s, seeded_generator(seed, i)) for i, s in enumerate(samples)]
+    views = [collator.view(collator.prepare(s), seeded_generator(seed, i)) for i, s in enumerate(samples)]
     return collator.collate(views, Randomness.seeded(len(views), seed))
 
 
@@ -34,18 +34,18 @@ def test_a_crop_keeps_the_level_of_its_recording(config, processor, samples):
     """Level over the recording, mean and variance over the crop: the order of the published training."""
     collator = TeraCollator(processor, config, crop_frames=40, min_frames=0)
     sample = samples[1]
-    view = collator.view(sample, seeded_generator(5))
+    view = collator.view(collator.prepare(sample), seeded_generator(5))
     assert view.shape == (41, 80)
     scaled = processor.features.scale(torch.tensor(sample.data.samples))
     start = int(torch.randint(len(scaled) - 6_400 + 1, (), generator=seeded_generator(5)))
     torch.testing.assert_close(view, processor.features.frames_of(scaled[start : start + 6_400]))
-    assert torch.equal(collator.view(sample, seeded_generator(5)), view)
-    assert not torch.equal(collator.view(sample, seeded_generator(6)), view)
+    assert torch.equal(collator.view(collator.prepare(sample), seeded_generator(5)), view)
+    assert not torch.equal(collator.view(collator.prepare(sample), seeded_generator(6)), view)
 
 
 def test_a_recording_at_another_rate_is_cropped_after_resampling(collator):
     noise = torch.randn(8_000 * 3, generator=torch.Generator().manual_seed(0)).numpy()
-    view = collator.view(Sample(Waveform(noise, 8_000)), seeded_generator(1))
+    view = collator.view(collator.prepare(Sample(Waveform(noise, 8_000))), seeded_generator(1))
     assert view.shape == (101, 80)
 
 
@@ -55,7 +55,7 @@ def test_a_batch_holds_altered_and_clean_frames(collator, samples):
     assert batch["attention_mask"].shape == batch["labels"].shape[:2]
     hidden = batch["label_mask"] | ~batch["attention_mask"].unsqueeze(-1)
     quiet = TeraCollator(collator.processor, TeraConfig(**{**collator.config.to_dict(), "noise_proportion": 0}))
-    views = [collator.view(s, seeded_generator(0, i)) for i, s in enumerate(samples)]
+    views = [collator.view(collator.prepare(s), seeded_generator(0, i)) for i, s in enumerate(samples)]
     calm = quiet.collate(views, Randomness.seeded(len(views)))
     assert torch.equal(calm["input_values"][~hidden], calm["labels"][~hidden])
     again = batch_of(collator, samples)
@@ -67,7 +67,7 @@ def test_utterances_that_nothing_happens_to_are_left_out(processor, config, samp
     collator = TeraCollator(processor, config, crop_frames=12, min_frames=0)
     kept = set()
     for seed in range(60):
-        views = [collator.view(samples[2], seeded_generator(seed, i)) for i in range(3)]
+        views = [collator.view(collator.prepare(samples[2]), seeded_generator(seed, i)) for i in range(3)]
         batch = collator.collate(views, Randomness.seeded(len(views), seed))
         assert batch["label_mask"].flatten(1).any(1).all()
         kept.add(len(batch["labels"]))

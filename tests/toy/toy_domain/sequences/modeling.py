@@ -18,6 +18,7 @@ class SequenceConfig(EmbeddingConfig):
     hidden_size: int = 8
     num_hidden_layers: int = 1
     initializer_range: float = 0.7
+    dropout: float = 0.1
 
 
 class SequenceModel(EmbeddingModel):
@@ -28,7 +29,7 @@ class SequenceModel(EmbeddingModel):
     main_input_name = "values"
     poolings = ("mean", "max", "sum")
     tasks = {"total": "total", "table": "table"}
-    _keys_to_ignore_on_load_unexpected = [r"^(head|teacher)\.", r"^queue$"]
+    _keys_to_ignore_on_load_unexpected = [r"^(head|teacher|codebook)\.", r"^queue$"]
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
