@@ -17,6 +17,9 @@ from hub.errors import InvalidCheckpoint, UnknownModel
 CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", "README.md", "*.safetensors", "*.safetensors.index.json")
 """What is ever fetched of a repository: never code, never a pickle."""
 
+FETCHED_KINDS = ("wheel", "url", "hub")
+"""Kinds of a card's ``source`` that are fetched by themselves (`hub.sources`)."""
+
 _REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
@@ -139,6 +142,10 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     text = str(name)
     card = built_in_cards().get(text)
     if card is not None:
+        if not card.has_weights and card.source.get("kind") in FETCHED_KINDS:
+            from hub.sources import fetched_checkpoint
+
+            return Checkpoint(text, fetched_checkpoint(card), card)
         if not card.has_weights:
             raise UnknownModel(_how_to_get(card), code="weights_not_included")
         return Checkpoint(text, card.folder, card)
