@@ -1,6 +1,6 @@
 """Forgetting when two data sets are trained on in turn: cosine schedules repeated, beside the infinite schedule.
 
-    python -m benchmarks.forgetting tera/tiny FIRST SECOND --steps 600 --seeds 3 --output-dir OUT
+    python -m benchmarks.forgetting benchmarks/forgetting.yaml FIRST SECOND --output-dir OUT
 
 FIRST and SECOND are folders or manifests. Every tenth file of each is held out; the table gives the pretext loss on
 these after the first and after the second stage, with the same crops and masks throughout. Each stage takes the same
@@ -23,7 +23,7 @@ from hub.training.continuing import Start
 from hub.training.data import Collation, TrainingData
 from hub.training.index import index_data
 from hub.training.plan import Pick
-from hub.training.pretrain import build_task, pretrain
+from hub.training.pretrain import Sources, build_task, pretrain
 from hub.training.recipe import Recipe, load_recipe
 
 ANNEALED = 0.2
@@ -72,7 +72,9 @@ def stages(recipe: Recipe, steps: int, schedule: str, data: tuple[Path, Path], o
         changed = recipe.with_training(steps=length, schedule=how, save_every=length, log_every=length // 5)
         folder = output / name
         return (
-            folder if (folder / "model.safetensors").exists() else pretrain(changed, data[which], folder, start=start)
+            folder
+            if (folder / "model.safetensors").exists()
+            else pretrain(changed, Sources(data[which], cache=output.parent / "cache"), folder, start=start)
         )
 
     if schedule == "cosine":
@@ -91,7 +93,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    parser.add_argument("--steps", type=int, default=600, help="of each of the two stages")
+    parser.add_argument("--steps", type=int, default=500, help="of each of the two stages")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()

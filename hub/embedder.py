@@ -266,7 +266,13 @@ class Embedder:
         return [results[i] for i in range(len(prepared))]
 
     def warm_up(self) -> int:
-        """Send one of the domain's sample files through all stages; return the embedding's dimension."""
+        """Send an example of the processor's, or a sample file of the domain's, through all stages.
+
+        Returns:
+            The embedding's dimension.
+        """
+        if examples := self.processor.examples():
+            return int(self.embed(examples[0]).vectors[0].shape[-1])
         with tempfile.TemporaryDirectory() as folder:
             files = self.system.domain.load("samples")(Path(folder))
             return int(self.embed(files[0]).vectors[0].shape[-1])
@@ -317,12 +323,19 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     Raises:
         InvalidCheckpoint: A file is missing or damaged, or its tensors do not fit.
     """
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()  # weights load in a moment; the bar would break up what a command prints
     try:
         if not issubclass(cls, EmbeddingModel):
             return cls.from_pretrained(folder, **options)
         part, loading = cls.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and strict configs each raise their own kinds
         raise InvalidCheckpoint(f"{folder} could not be loaded as {cls.__name__}: {error}") from error
+    finally:
+        if shown:
+            library.enable_progress_bar()
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise InvalidCheckpoint(

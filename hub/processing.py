@@ -55,6 +55,13 @@ class Processor(FeatureExtractionMixin):  # type: ignore[misc]  # transformers i
     def pad(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Collate prepared features to one batch, with a mask that marks what is real."""
 
+    def examples(self) -> list[Sample]:
+        """Return samples that this processor takes, where the domain's sample files are not fit for every model.
+
+        A model of graphs whose nodes have a certain number of features, for example, is warmed up with these.
+        """
+        return []
+
     @abstractmethod
     def reader(self) -> Reader:
         """Return the domain's reader, configured as this processor needs it."""

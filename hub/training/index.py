@@ -75,8 +75,9 @@ def index_data(
     """Read every file once and note its samples and their costs.
 
     Args:
-        data: A folder of native files or shards, a shard, a manifest (of a split set the train part is taken), or
-            ``org/name`` of a dataset repository on the Hugging Face Hub, which is fetched to its cache.
+        data: A folder of native files or shards, one of them, a manifest (of a split set the train part is taken), or
+            ``org/name`` of a dataset repository on the Hugging Face Hub, which is fetched to its cache. A ``.csv`` file
+            is always a manifest.
         domain: Whose files to look for in a folder or shard.
         reader: Reads them.
         collator: Says what a sample costs.
@@ -140,6 +141,8 @@ def _wanted(data: str | Path, domain: Domain, reader: Reader, column: str) -> tu
     path = Path(data)
     if not path.exists() and _REPOSITORY.match(str(data)):
         path = _fetched(str(data), domain)
+    if path.is_file() and path.suffix.lower() in domain.suffixes and path.suffix.lower() != ".csv":
+        return [_Wanted(path)], []
     if path.is_file() and not is_shard(path):
         rows = read_manifest(path)
         if any(r.split for r in rows):

@@ -1,0 +1,1 @@
+"""Molecules: the vocabulary, the readers and the one encoder that the molecular systems share."""
