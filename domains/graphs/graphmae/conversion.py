@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from domains.graphs.graphmae.configuration import GraphMAEConfig
@@ -19,8 +15,7 @@ from domains.graphs.graphmae.pretraining import GraphMAEForPreTraining
 from domains.graphs.graphmae.weights import from_published
 from domains.graphs.processing import GraphProcessor
 from hub.errors import InvalidCheckpoint
-
-_SHOWN_KEYS = 6
+from hub.official_files import load_exactly, read_state_dict, some_names
 
 
 def convert(
@@ -53,7 +48,7 @@ def convert(
         InvalidCheckpoint: The file is damaged, wants something run, or is not a GraphMAE checkpoint; the text names
             the missing and unexpected keys.
     """
-    weights = read_weights(path)
+    weights = read_state_dict(path)
     config = config_from_weights(weights, path.name, gamma=gamma, activation=activation, pooling=pooling)
     model = fill(config, weights, path.name)
     try:
@@ -69,27 +64,6 @@ def convert(
         "features_of_a_node": config.input_dim,
         "bytes_of_the_official_file": path.stat().st_size,
     }
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an official file, on the CPU.
-
-    Raises:
-        InvalidCheckpoint: It is no state dict, or names a class or function to run.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {refused[1]}, which is not loaded" if refused else "its pickle cannot be read"
-        raise InvalidCheckpoint(f"{path.name} is refused: {reason}", code="unsafe_checkpoint") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError, SafetensorError) as error:
-        raise InvalidCheckpoint(f"{path.name} is no checkpoint ({type(error).__name__} on reading)") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(t, Tensor) for t in weights.values()):
-        raise InvalidCheckpoint(f"{path.name} is no state dict: a mapping from names to tensors was expected")
-    return dict(weights)
 
 
 def config_from_weights(weights: Mapping[str, Tensor], source: str, **given: Any) -> GraphMAEConfig:
@@ -113,7 +87,7 @@ def config_from_weights(weights: Mapping[str, Tensor], source: str, **given: Any
     if not {"mask_token", "bridge.weight", width_from} <= ours.keys():
         raise InvalidCheckpoint(
             f"{source} does not hold GraphMAE's weights. Missing: enc_mask_token, encoder_to_decoder.weight or the "
-            f"first layer. Unexpected: {_some(weights)}."
+            f"first layer. Unexpected: {some_names(weights)}."
         )
     layers = {m[1] for m in (re.match(r"graphmae\.layers\.(\d+)\.", k) for k in ours) if m}
     hidden = ours[width_from].shape[0]
@@ -153,15 +127,7 @@ def fill(config: GraphMAEConfig, weights: Mapping[str, Tensor], source: str) -> 
         InvalidCheckpoint: Keys are missing, unexpected, or of another shape; the text names them.
     """
     model = GraphMAEForPreTraining(config)
-    expected, found = model.state_dict(), from_published(weights)
-    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
-    other = {k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape}
-    if missing or unexpected or other:
-        raise InvalidCheckpoint(
-            f"{source} does not hold GraphMAE's weights. Missing: {_some(missing)}. "
-            f"Unexpected: {_some(unexpected)}. Of another shape: {_some(other)}."
-        )
-    model.load_state_dict(found)
+    load_exactly(model, from_published(weights), source, "GraphMAE's weights")
     return model
 
 
@@ -170,10 +136,3 @@ def _decoder(ours: Mapping[str, Tensor]) -> str:
         if f"decoder.{name}" in ours:
             return kind
     return "linear"
-
-
-def _some(keys: Any) -> str:
-    """List the first few keys."""
-    names = sorted(map(str, keys))
-    more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
-    return ", ".join(names[:_SHOWN_KEYS]) + more if names else "none"

@@ -8,21 +8,18 @@ names then begin with ``gnn.``; they are left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from domains.graphs.molecules.configuration import ChemGNNConfig
 from domains.graphs.molecules.modeling import ChemGNN
 from domains.graphs.molecules.processing import MoleculeProcessor
 from hub.errors import InvalidCheckpoint, UnsupportedOption
+from hub.official_files import load_exactly, read_state_dict, some_names
 
 HEADS = ("graph_pred_linear.", "score_func.", "feat_lin.", "out_lin.", "pred_head.")
 """What fine-tuning, D-SLA's and MolCLR's pretraining put beside the encoder."""
@@ -32,7 +29,6 @@ _KIND_BY_NAME = {
     "gnns.0.weight": "molclr_gcn",
 }
 _ALIKE = ("gcn", "graphsage")
-_SHOWN = 6
 
 
 def convert_encoder(
@@ -61,10 +57,10 @@ def convert_encoder(
             text has the missing and unexpected names.
         UnsupportedOption: ``gnn`` is no such kind, or not that of the file.
     """
-    weights, left_out = encoder_weights(read_tensors(path))
+    weights, left_out = encoder_weights(read_state_dict(path))
     config = config_of(weights, model_class.config_class, path.name, gnn, **fields)
     model = model_class(config)
-    _fill(model, weights, path.name)
+    load_exactly(model, weights, path.name, "the weights of such an encoder")
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     processor.save_pretrained(output)
@@ -74,29 +70,7 @@ def convert_encoder(
         "tensors_of_the_official_file": len(weights) + len(left_out),
         "bytes_of_the_official_file": path.stat().st_size,
     }
-    return {**facts, "left_out": _some(left_out)} if left_out else facts
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, on the CPU; nothing of it is run.
-
-    Raises:
-        InvalidCheckpoint: It is damaged, wants something run, or is no dictionary of tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {refused[1]}, which is not loaded" if refused else "its pickle cannot be read"
-        raise InvalidCheckpoint(f"{path.name} is refused: {reason}", code="unsafe_checkpoint") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError, SafetensorError) as error:
-        raise InvalidCheckpoint(f"{path.name} is no checkpoint file ({type(error).__name__} on reading)") from None
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        held = f"a dictionary of {_some(content)}" if isinstance(content, Mapping) else type(content).__name__
-        raise InvalidCheckpoint(f"{path.name} holds {held}; a dictionary of tensors was expected")
-    return dict(content)
+    return {**facts, "left_out": some_names(left_out)} if left_out else facts
 
 
 def encoder_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -140,7 +114,7 @@ def config_of(
     if kind is None or table is None or table.ndim != 2:
         raise InvalidCheckpoint(
             f"{source} does not hold a molecular graph encoder. Missing: x_embedding1.weight or gnns.0.*. "
-            f"Unexpected: {_some(weights)}."
+            f"Unexpected: {some_names(weights)}."
         )
     layers = {m[1] for m in (re.match(r"gnns\.(\d+)\.", name) for name in weights) if m}
     sizes: dict[str, Any] = {
@@ -174,23 +148,3 @@ def _gcn_or_graphsage(source: str, gnn: str | None) -> str:
 
 def _rows(weights: Mapping[str, Tensor], name: str) -> int:
     return len(weights[name]) if name in weights else 0
-
-
-def _fill(model: ChemGNN, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put weights into a model, which must be exactly its own."""
-    expected = model.state_dict()
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    other = {k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape}
-    if missing or unexpected or other:
-        raise InvalidCheckpoint(
-            f"{source} does not hold the weights of such an encoder. Missing: {_some(missing)}. "
-            f"Unexpected: {_some(unexpected)}. Of another shape: {_some(other)}."
-        )
-    model.load_state_dict(weights)
-
-
-def _some(keys: Iterable[Any]) -> str:
-    """List the first few names."""
-    names = sorted(map(str, keys))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more if names else "none"

@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
@@ -22,8 +20,7 @@ from domains.speech.tera.pretraining import TeraForPreTraining
 from domains.speech.tera.processing import TeraProcessor
 from domains.speech.tera.weights import from_published
 from hub.errors import InvalidCheckpoint
-
-_SHOWN_KEYS = 6
+from hub.official_files import load_exactly, read_official, some_names
 
 
 class _Inert:
@@ -88,16 +85,8 @@ def read_container(path: Path) -> dict[str, Any]:
     Raises:
         InvalidCheckpoint: It is not such a file, or names a class or function that is not on the short list.
     """
-    stubs: list[Any] = [(_Namespace, "argparse.Namespace"), (_Schedule, "optimizers.WarmupLinearSchedule")]
-    try:
-        with torch.serialization.safe_globals(stubs):
-            container = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {refused[1]}, which is not loaded" if refused else "its pickle cannot be read"
-        raise InvalidCheckpoint(f"{path.name} is refused: {reason}", code="unsafe_checkpoint") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise InvalidCheckpoint(f"{path.name} is no torch checkpoint ({type(error).__name__} on reading)") from None
+    stand_ins = [(_Namespace, "argparse.Namespace"), (_Schedule, "optimizers.WarmupLinearSchedule")]
+    container = read_official(path, stand_ins)
     if not isinstance(container, dict):
         raise InvalidCheckpoint(f"{path.name} holds a {type(container).__name__}; a dictionary was expected")
     return container
@@ -235,7 +224,7 @@ def _published_weights(container: Mapping[str, Any], source: str) -> dict[str, T
         if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
             raise InvalidCheckpoint(
                 f"{source} is not a TERA checkpoint: it lacks the weights 'Transformer' and 'SpecHead'; "
-                f"it has {_some(container)}"
+                f"it has {some_names(container)}"
             )
         weights |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
     return weights
@@ -244,15 +233,7 @@ def _published_weights(container: Mapping[str, Any], source: str) -> dict[str, T
 def _fill(config: TeraConfig, weights: Mapping[str, Tensor], source: str) -> TeraForPreTraining:
     """Return the model with these weights, which must be exactly its own."""
     model = TeraForPreTraining(config)
-    expected, found = model.state_dict(), from_published(weights, config.share_layer)
-    missing, unexpected = expected.keys() - found.keys(), found.keys() - expected.keys()
-    other = {k for k in expected.keys() & found.keys() if expected[k].shape != found[k].shape}
-    if missing or unexpected or other:
-        raise InvalidCheckpoint(
-            f"{source} does not hold TERA's weights. Missing: {_some(missing)}. "
-            f"Unexpected: {_some(unexpected)}. Of another shape: {_some(other)}."
-        )
-    model.load_state_dict(found)
+    load_exactly(model, from_published(weights, config.share_layer), source, "TERA's weights")
     return model
 
 
@@ -279,13 +260,6 @@ def _weight(weights: Mapping[str, Tensor], name: str, source: str) -> Tensor:
     """Return a weight that sizes are read from."""
     if name not in weights or weights[name].ndim != 2:
         raise InvalidCheckpoint(
-            f"{source} does not hold TERA's weights. Missing: {name}. Unexpected: {_some(weights)}."
+            f"{source} does not hold TERA's weights. Missing: {name}. Unexpected: {some_names(weights)}."
         )
     return weights[name]
-
-
-def _some(keys: Any) -> str:
-    """List the first few keys."""
-    names = sorted(map(str, keys))
-    more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
-    return ", ".join(names[:_SHOWN_KEYS]) + more if names else "none"

@@ -266,7 +266,7 @@ def test_wrong_official_files_are_refused_by_name(tmp_path: Path) -> None:
         (missing, "Missing: decoder.bias"),
         ({**weights, "extra.weight": torch.ones(1)}, "Unexpected: extra.weight"),
         ({"a": torch.ones(1)}, "enc_mask_token"),
-        ([1, 2], "no state dict"),
+        ([1, 2], "holds list; a dictionary of tensors"),
     ):
         torch.save(wrong, file)
         with pytest.raises(InvalidCheckpoint, match=message):

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_geometric.utils import scatter
 
-from domains.graphs.molecules.conversion import read_tensors
 from domains.graphs.pretrain_gnns.conversion import convert
 from domains.graphs.pretrain_gnns.modeling import PretrainGNNsModel
+from hub.official_files import read_state_dict
 
 Compare = Callable[..., None]
 RELATIVE = 1e-4  # of the tensor's largest magnitude
@@ -52,7 +52,7 @@ def check(folder: pathlib.Path, compare: Compare) -> None:
             nodes = model.nodes(batch["x"], batch["edges"], batch["edge_attr"])
             found = {"node": nodes, "graph_mean": scatter(nodes, batch["batch"], reduce="mean")}
             if net == "molclr_gcn":
-                found |= _molclr_heads(found["graph_mean"], read_tensors(file))
+                found |= _molclr_heads(found["graph_mean"], read_state_dict(file))
         for name, tensor in found.items():
             if (key := f"{net}.{name}") in io:
                 compare(key, tensor, io[key], atol=RELATIVE * float(io[key].abs().max()))
