@@ -15,7 +15,7 @@ from domains.graphs.formats.objects import parse_graph, read_graphml, read_json
 from domains.graphs.formats.planetoid import planetoid_name, read_planetoid
 from domains.graphs.formats.tu import EDGES, INDICATOR, prefixes, read_s2v, read_tu
 from domains.graphs.limits import GraphLimits
-from domains.graphs.molecules.reading import parse_smiles, read_csv, read_sdf, read_smiles
+from domains.graphs.molecules.reading import SMILES_COLUMNS, parse_smiles, read_csv, read_sdf, read_smiles
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -162,7 +162,7 @@ class GraphReader(GraphLimits, Reader):
             yield from read_s2v(self._text(source), "the file", self)
         elif looks_like_edges(first) or is_edge_header(first):
             yield read_edge_list(self._text(source), self)
-        elif "," in first or first.lower() in ("smiles", "mol"):
+        elif _is_table(first, source.suffix):
             yield from read_csv(source, self._for_molecules)
         else:
             yield from read_smiles(source, self._for_molecules)
@@ -170,6 +170,12 @@ class GraphReader(GraphLimits, Reader):
     def _text(self, source: Source) -> str:
         with source.open() as stream:
             return decode(stream.read(), "the file")
+
+
+def _is_table(line: str, suffix: str) -> bool:
+    """Tell a CSV's header from a line of SMILES: no SMILES holds a comma, but a name after one may."""
+    cells = {cell.strip().lower() for cell in line.split(",")}
+    return suffix == ".csv" or "," in line.split()[0] or bool(cells & set(SMILES_COLUMNS))
 
 
 def _is_bracketed_smiles(line: str) -> bool:

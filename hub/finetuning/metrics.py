@@ -63,13 +63,13 @@ def multilabel_metrics(logits: Array, present: Array) -> dict[str, float]:
 
 
 def number_metrics(values: Array, numbers: Array) -> dict[str, float]:
-    """Return mean absolute error and R2, each the mean over the labels that have targets.
+    """Return mean absolute error, root mean squared error and R2, each the mean over the labels that have targets.
 
     Args:
         values: ``(rows, labels)``, in the targets' units.
         numbers: ``(rows, labels)``, NaN where not known. R2 is NaN where a label's targets are all alike.
     """
-    errors, shares = [], []
+    errors, roots, shares = [], [], []
     for value, number in zip(values.T, numbers.T, strict=True):
         known = ~np.isnan(number)
         if not known.any():
@@ -77,9 +77,11 @@ def number_metrics(values: Array, numbers: Array) -> dict[str, float]:
         residual = number[known] - value[known]
         spread = float(np.square(number[known] - number[known].mean()).sum())
         errors.append(float(np.abs(residual).mean()))
+        roots.append(float(np.sqrt(np.square(residual).mean())))
         shares.append(1 - float(np.square(residual).sum()) / spread if spread else math.nan)
     return {
         "mae": float(np.mean(errors)) if errors else math.nan,
+        "rmse": float(np.mean(roots)) if roots else math.nan,
         "r2": float(np.mean(shares)) if shares else math.nan,
     }
 

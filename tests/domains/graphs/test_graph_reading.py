@@ -333,3 +333,11 @@ def test_malformed_files_are_answered_as_their_manifest_says(shared_data: Path) 
             assert case["expect"] != "accept" and len(error.message) > 10, case
         else:
             assert case["expect"] != "reject" and any(s.error is None for s in samples), case
+
+
+def test_a_comma_in_a_name_makes_no_table(tmp_path) -> None:
+    (tmp_path / "named.smi").write_text("CCO 2,3-thing\nCC other\n")
+    samples = list(GraphReader().read(Source.from_path(tmp_path / "named.smi")))
+    assert [s.key for s in samples] == ["2,3-thing", "other"]
+    (tmp_path / "table.txt").write_text("compound id,smiles\n7,CCO\n")
+    assert [s.key for s in GraphReader().read(Source.from_path(tmp_path / "table.txt"))] == ["7"]

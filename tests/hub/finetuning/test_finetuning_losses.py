@@ -104,7 +104,7 @@ def test_metrics_by_hand() -> None:
     }  # fmt: skip
     assert math.isnan(multilabel_metrics(scores[:1], present[:1])["macro_auc"])
     numbers = number_metrics(np.array([[1.0], [2], [9]]), np.array([[1.0], [4], [NAN]]))
-    assert numbers == {"mae": 1.0, "r2": pytest.approx(1 - 4 / 4.5)}
+    assert numbers == {"mae": 1.0, "rmse": pytest.approx(2**0.5), "r2": pytest.approx(1 - 4 / 4.5)}
 
 
 def test_what_cannot_be_scored_ranks_by_loss() -> None:

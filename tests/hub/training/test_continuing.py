@@ -68,7 +68,7 @@ def test_a_teacher_stays_fixed_and_starts_as_the_student_where_none_is_saved(rec
 def test_what_cannot_be_gone_on_from_is_refused(recipe, infinite_run, many_files, toy_checkpoint, tmp_path) -> None:
     short = recipe.with_training(steps=2, save_every=2)
     with pytest.raises(InvalidRecipe, match="holds no resumable checkpoint"):
-        pretrain(short, many_files, tmp_path / "a", start=Start(toy_checkpoint, optimizer=True))
+        pretrain(short, many_files, tmp_path / "a", start=Start(toy_checkpoint / "none", optimizer=True))
     falling = pretrain(recipe.with_training(steps=4, save_every=4), many_files, tmp_path / "falling")
     with pytest.raises(InvalidRecipe, match="phase 'decay' of schedule 'linear'; annealing goes on from the constant"):
         anneal = short.with_training(schedule="anneal")
