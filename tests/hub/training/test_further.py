@@ -33,7 +33,7 @@ def test_the_distance_is_over_real_tokens_and_draws_the_student() -> None:
     target[1, 2] = 100.0
     mask = torch.tensor([[True, True, True], [True, True, False]])
     distance = state_distance(states, target, mask)
-    assert float(distance) == 1.0
+    assert distance.item() == 1.0
     distance.backward()
     assert states.grad is not None
     assert torch.equal(states.grad[1, 2], torch.zeros(4)) and (states.grad[0] < 0).all()
@@ -45,13 +45,13 @@ def test_a_student_equal_to_its_teacher_is_at_distance_zero(recipe) -> None:
     distiller.check_fits(student)
     student.eval()
     output = student(**batch())
-    alone = float(output.loss)
+    alone = output.loss.item()
     distiller.add_to(output, batch())
     assert float(output.loss) == pytest.approx(alone) and float(output.metrics["distillation"]) == 0.0
     with torch.no_grad():
         student.encoder.layer.bias.add_(0.5)
     output = student(**batch())
-    alone = float(output.loss)
+    alone = output.loss.item()
     distiller.add_to(output, batch())
     assert float(output.loss) == pytest.approx(alone + 2 * float(output.metrics["distillation"]))
     with pytest.raises(InvalidRecipe, match="returns no token states"):
