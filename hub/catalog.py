@@ -74,6 +74,11 @@ class Card:
         return self.metadata.get("fmhub", {}).get("source") or {}
 
     @property
+    def fetched(self) -> bool:
+        """Whether the weights come from their source by themselves, on first use."""
+        return self.source.get("kind") in FETCHED_KINDS
+
+    @property
     def has_weights(self) -> bool:
         """Whether the folder is a whole checkpoint, ready to load."""
         return (self.folder / "config.json").exists() and any(self.folder.glob("*.safetensors"))
@@ -142,7 +147,7 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     text = str(name)
     card = built_in_cards().get(text)
     if card is not None:
-        if not card.has_weights and card.source.get("kind") in FETCHED_KINDS:
+        if not card.has_weights and card.fetched:
             from hub.sources import fetched_checkpoint
 
             return Checkpoint(text, fetched_checkpoint(card), card)
@@ -161,7 +166,7 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
 
 
 def _loadable() -> list[str]:
-    return [name for name, card in built_in_cards().items() if card.has_weights]
+    return [name for name, card in built_in_cards().items() if card.has_weights or card.fetched]
 
 
 def _local(folder: Path) -> Checkpoint:

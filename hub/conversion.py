@@ -10,6 +10,7 @@ from hub.catalog import Card
 from hub.domain import get_system
 from hub.errors import InvalidCheckpoint, UnsupportedOption
 from hub.publishing import card_metadata, check_publishable, sha256_of, write_card
+from hub.quiet import without_progress_bars
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -52,7 +53,8 @@ def convert_checkpoint(
         raise InvalidCheckpoint(f"{file}: no such file")
     if output.exists() and any(output.iterdir()):
         raise InvalidCheckpoint(f"{output} is not empty; give a new folder")
-    facts = converter(file, output, **dict(options or {}))
+    with without_progress_bars():
+        facts = converter(file, output, **dict(options or {}))
     origin = {"file": file.name, "sha256": sha256_of(file)}
     metadata = card_metadata(system, license=license, name=output.name, converted_from=origin)
     lines = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items())

@@ -21,6 +21,7 @@ from hub.errors import InvalidCheckpoint, InvalidInput, UnsupportedOption
 from hub.finetuning.model import class_for
 from hub.modeling import EmbeddingModel, Layer
 from hub.processing import Processor
+from hub.quiet import without_progress_bars
 from hub.reading import Reader, Sample, Source, Span
 
 Vector = NDArray[np.float32]
@@ -323,19 +324,13 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
     Raises:
         InvalidCheckpoint: A file is missing or damaged, or its tensors do not fit.
     """
-    from transformers.utils import logging as library
-
-    shown = library.is_progress_bar_enabled()
-    library.disable_progress_bar()  # weights load in a moment; the bar would break up what a command prints
     try:
-        if not issubclass(cls, EmbeddingModel):
-            return cls.from_pretrained(folder, **options)
-        part, loading = cls.from_pretrained(folder, output_loading_info=True, **options)
+        with without_progress_bars():
+            if not issubclass(cls, EmbeddingModel):
+                return cls.from_pretrained(folder, **options)
+            part, loading = cls.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and strict configs each raise their own kinds
         raise InvalidCheckpoint(f"{folder} could not be loaded as {cls.__name__}: {error}") from error
-    finally:
-        if shown:
-            library.enable_progress_bar()
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise InvalidCheckpoint(

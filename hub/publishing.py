@@ -18,6 +18,7 @@ from hub.catalog import CHECKPOINT_FILES, Card
 from hub.domain import System
 from hub.errors import HubError, InvalidCheckpoint
 from hub.processing import Processor
+from hub.quiet import without_progress_bars
 
 WEIGHTS = "model.safetensors"
 
@@ -33,7 +34,8 @@ def save_checkpoint(folder: Path, model: Any, processor: Processor, *, half_prec
             that ``config.json`` names, so nothing else changes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    with without_progress_bars():
+        model.save_pretrained(folder)
     processor.save_pretrained(folder)
     if half_precision:
         halve_weights(folder)

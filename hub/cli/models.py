@@ -27,7 +27,7 @@ def models(
     table = Table("model", "domain", "system", "weights", "licence", box=None, pad_edge=False)
     table.add_column("about", no_wrap=True, overflow="ellipsis")
     for card in cards:
-        weights = "built in" if card.has_weights else "convert"
+        weights = "built in" if card.has_weights else "fetched" if card.fetched else "convert"
         table.add_row(card.name, card.domain, card.system, weights, str(card.metadata.get("license", "")), card.summary)
     console.print(table)
     console.print()
@@ -45,6 +45,7 @@ def _card(card: Card) -> dict[str, object]:
         "domain": card.domain,
         "system": card.system,
         "weights": card.has_weights,
+        "fetched": card.fetched,
         "license": card.metadata.get("license"),
         "summary": card.summary,
     }

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 
 from hub.errors import HubError, InvalidRecipe
 from hub.modeling import EmbeddingModel, PretextModel
+from hub.quiet import without_progress_bars
 from hub.training.continuing import take_over_optimizer, write_schedule_state
 from hub.training.data import Collation, TrainingData
 from hub.training.lars import Lars
@@ -174,7 +175,8 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         self.args.output_dir = str(partial)
         try:
-            super()._save_checkpoint(model, trial)
+            with without_progress_bars():
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.output_dir = str(final)
         self.accelerator.wait_for_everyone()
