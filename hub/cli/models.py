@@ -12,6 +12,9 @@ from rich.table import Table
 from hub.catalog import Card, list_models
 from hub.domain import Domain, domains
 
+WIDE = 120
+"""Columns of a terminal that has room for a sentence beside the names."""
+
 
 def models(
     domain: Annotated[str | None, typer.Option(help="Only this domain.")] = None,
@@ -24,11 +27,17 @@ def models(
         print(json.dumps({"models": [_card(c) for c in cards], "domains": [_domain(d) for d in shown]}, indent=1))
         return
     console = Console()
-    table = Table("model", "domain", "system", "weights", "licence", box=None, pad_edge=False)
-    table.add_column("about", no_wrap=True, overflow="ellipsis")
+    table = Table(box=None, pad_edge=False, expand=console.width >= WIDE)
+    for name in ("model", "domain", "system", "weights", "licence"):
+        table.add_column(name, no_wrap=True)
+    # What a narrow terminal has no room for is the sentence, never the name.
+    wide = console.width >= WIDE
+    if wide:
+        table.add_column("about", no_wrap=True, overflow="ellipsis", ratio=1)
     for card in cards:
         weights = "built in" if card.has_weights else "fetched" if card.fetched else "convert"
-        table.add_row(card.name, card.domain, card.system, weights, str(card.metadata.get("license", "")), card.summary)
+        cells = [card.name, card.domain, card.system, weights, str(card.metadata.get("license", ""))]
+        table.add_row(*cells, *([card.summary] if wide else []))
     console.print(table)
     console.print()
     table = Table("domain", "systems", "reads", "state", box=None, pad_edge=False)

@@ -170,8 +170,13 @@ def test_built_in_cards_are_complete(name) -> None:
         size = sum(p.stat().st_size for p in card.folder.iterdir())
         assert size <= 4 * 2**20
         assert card.metadata["model-index"][0]["results"]
+        return
+    assert card.source.get("instructions")
+    if card.fetched:
+        assert len(bytes.fromhex(card.source["sha256"])) == 32
+        needed = {"wheel": ("package", "version", "member"), "url": ("url",), "hub": ("repository", "file")}
+        assert all(card.source.get(name) for name in needed[card.source["kind"]])
     else:
-        assert card.source.get("instructions")
         with pytest.raises(UnknownModel, match="not shipped"):
             hub.from_pretrained(name)
 
