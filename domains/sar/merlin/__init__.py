@@ -1,0 +1,1 @@
+"""MERLIN: despeckling networks that learn from single-look complex images alone."""
