@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import hub
@@ -48,8 +50,10 @@ class Mirror(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.requests.append(path)
         parts = path.strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        name = "/".join(parts[2:4] if api else parts[:2])
+        api = parts[:2] in (["api", "models"], ["api", "datasets"])
+        kind = "datasets/" if "datasets" in parts[:2] else ""
+        parts = parts[1:] if parts[0] == "datasets" else parts
+        name = kind + "/".join(parts[2:4] if api else parts[:2])
         files = self.repositories.get(name)
         if files is None:
             return self.answer(404, b"{}", X_Error_Code="RepoNotFound")
@@ -188,3 +192,24 @@ def test_a_card_is_read_back_as_written(tmp_path) -> None:
     (tmp_path / "README.md").write_text("---\n: : :\n---\n")
     with pytest.raises(InvalidCheckpoint, match="not YAML"):
         Card.read(tmp_path)
+
+
+def test_a_dataset_repository_is_trained_on(mirror, toy, tmp_path) -> None:
+    from hub.errors import InvalidManifest
+    from hub.training.pretrain import pretrain
+    from hub.training.recipe import load_recipe
+
+    lines = [{"bytes": f"a: {n} 1 2 3".encode(), "path": f"{n}.num"} for n in range(6)]
+    shards = {}
+    for split in ("train", "test"):
+        path = tmp_path / f"{split}.parquet"
+        pq.write_table(pa.table({"file": lines if split == "train" else lines[:1]}), path)
+        shards[f"data/{split}-00000-of-00001.parquet"] = path.read_bytes()
+    mirror.repositories["datasets/lab/numbers"] = {**shards, "script.py": b"raise SystemExit", "README.md": b"numbers"}
+    recipe = load_recipe("sequences/tiny").with_training(steps=2, save_every=2)
+    run = pretrain(recipe, "lab/numbers", tmp_path / "run")
+    entries = json.loads((run / "data_index.json").read_text())
+    assert len(entries) == 6 and all("train-00000" in e["file"] for e in entries)
+    assert not [r for r in mirror.requests if r.endswith(".py")]
+    with pytest.raises(InvalidManifest, match=r"lab/absent: no such folder or file, and no dataset repository"):
+        pretrain(recipe, "lab/absent", tmp_path / "none")
