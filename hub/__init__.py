@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hub.catalog import list_models
+    from hub.cards import list_models
     from hub.domain import register
     from hub.embedder import Embedder, Embeddings, from_pretrained
     from hub.errors import HubError, InvalidInput
@@ -27,7 +27,7 @@ _HOMES = {
     "HubError": "hub.errors",
     "InvalidInput": "hub.errors",
     "from_pretrained": "hub.embedder",
-    "list_models": "hub.catalog",
+    "list_models": "hub.cards",
     "register": "hub.domain",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hub.catalog import Card
+from hub.cards import Card
 from hub.domain import get_system
 from hub.errors import InvalidCheckpoint, UnsupportedOption
 from hub.publishing import card_metadata, check_publishable, sha256_of, write_card

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from hub.batching import batches_by_cost
-from hub.catalog import Card, Checkpoint, find_checkpoint
+from hub.cards import Card
+from hub.catalog import Checkpoint, find_checkpoint
 from hub.domain import System, system_of
 from hub.errors import InvalidCheckpoint, InvalidInput, UnsupportedOption
 from hub.finetuning.model import class_for

@@ -14,7 +14,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from hub.catalog import CHECKPOINT_FILES, Card
+from hub.cards import CHECKPOINT_FILES, Card
 from hub.domain import System
 from hub.errors import HubError, InvalidCheckpoint
 from hub.processing import Processor

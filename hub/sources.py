@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hub.catalog import Card
+from hub.cards import Card
 from hub.errors import HubError, InvalidCheckpoint
 from hub.publishing import sha256_of
 

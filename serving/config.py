@@ -182,7 +182,7 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> ServiceSet
 
 
 def _built_in() -> list[str]:
-    from hub.catalog import list_models
+    from hub.cards import list_models
 
     names = [card.name for card in list_models() if card.has_weights]
     if not names:

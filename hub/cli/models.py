@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hub.catalog import Card, list_models
+from hub.cards import Card, list_models
 from hub.domain import Domain, domains
 
 WIDE = 120

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from hub.catalog import Card, find_checkpoint
+from hub.cards import Card
+from hub.catalog import find_checkpoint
 from hub.domain import Domain, System, system_of
 from hub.embedder import load_part
 from hub.errors import InvalidInput, InvalidManifest, UnsupportedOption

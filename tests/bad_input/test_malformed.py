@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import hub
-from hub.catalog import list_models
+from hub.cards import list_models
 from hub.domain import domains
 from hub.errors import InvalidInput
 from serving.app import create_app

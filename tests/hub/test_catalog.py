@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hub
-from hub.catalog import Card, built_in_cards
+from hub.cards import Card, built_in_cards
 from hub.errors import HubError, InvalidCheckpoint, UnknownModel
 from hub.publishing import check_publishable, push
 

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save
 
 import hub.catalog
-from hub.catalog import Card, find_checkpoint
+from hub.cards import Card
+from hub.catalog import find_checkpoint
 from hub.embedder import from_pretrained
 from hub.errors import InvalidCheckpoint
 from hub.sources import SourceUnavailable

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hub.catalog import Card, Checkpoint
+from hub.cards import Card
+from hub.catalog import Checkpoint
 from hub.configuration import EmbeddingConfig
 from hub.domain import Domain, System
 from hub.embedder import Embedder

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 import hub
-from hub.catalog import built_in_cards
+from hub.cards import built_in_cards
 from hub.errors import InvalidInput
 from hub.reading import Source
 from serving.app import create_app

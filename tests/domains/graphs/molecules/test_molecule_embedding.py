@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hub
-from hub.catalog import list_models
+from hub.cards import list_models
 from hub.domain import get_system
 from hub.errors import InvalidInput
 from hub.publishing import card_metadata, save_checkpoint, write_card
