@@ -163,15 +163,13 @@ class RasterReader(Reader):
                 "with zeros or a no-data value",
                 code="not_finite",
             )
-        if raster.quantity == "complex" or found.high > found.low:
-            if found.valid < self.min_valid:
-                raise InvalidInput(
-                    f"only {found.valid:.1%} of the pixels hold data; at least {self.min_valid:.0%} are needed",
-                    code="no_data",
-                )
-            if found.high > found.low:
-                return
-        raise InvalidInput("every pixel has the same value: there is nothing in the image", code="constant")
+        if found.high <= found.low:
+            raise InvalidInput("every pixel has the same value: there is nothing in the image", code="constant")
+        if found.valid < self.min_valid:
+            raise InvalidInput(
+                f"only {found.valid:.1%} of the pixels hold data; at least {self.min_valid:.0%} are needed",
+                code="no_data",
+            )
 
 
 def _settled(raster: Raster) -> tuple[Raster, list[str]]:
