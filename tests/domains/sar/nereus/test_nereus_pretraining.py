@@ -210,8 +210,8 @@ def test_the_optimiser_clips_each_tensor_and_raises_the_decay() -> None:
     assert [g["weight_decay"] for g in optimizer.param_groups] == [pytest.approx(0.22), 0.0]
 
 
-def test_an_encoder_leaves_what_the_task_needs_and_the_teacher_can_be_taken(tmp_path) -> None:
-    from domains.sar.nereus.export import export_teacher
+def test_an_encoder_leaves_what_the_task_needs_and_either_can_be_taken(tmp_path) -> None:
+    from domains.sar.nereus.export import export_encoder
     from domains.sar.nereus.modeling import NereusModel
     from hub.errors import InvalidCheckpoint
 
@@ -223,11 +223,17 @@ def test_an_encoder_leaves_what_the_task_needs_and_the_teacher_can_be_taken(tmp_
     student = NereusModel.from_pretrained(tmp_path / "run")
     for own, saved in zip(student.parameters(), task.nereus.parameters(), strict=True):
         assert torch.equal(own, saved)
-    export_teacher(tmp_path / "run", tmp_path / "teacher")
+    export_encoder(tmp_path / "run", tmp_path / "teacher")
     teacher = NereusModel.from_pretrained(tmp_path / "teacher")
     for own, saved in zip(teacher.parameters(), task.teacher.model.encoder.parameters(), strict=True):
         assert torch.equal(own, saved)
+    export_encoder(tmp_path / "run", tmp_path / "student", "student")
+    weights = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("run", "student")]
+    assert weights[1] < weights[0] / 2
+    taken = NereusModel.from_pretrained(tmp_path / "student")
+    for own, saved in zip(taken.parameters(), task.nereus.parameters(), strict=True):
+        assert torch.equal(own, saved)
     with pytest.raises(InvalidCheckpoint, match="not empty"):
-        export_teacher(tmp_path / "run", tmp_path / "teacher")
+        export_encoder(tmp_path / "run", tmp_path / "teacher")
     with pytest.raises(InvalidCheckpoint, match="no teacher"):
-        export_teacher(tmp_path / "teacher", tmp_path / "other")
+        export_encoder(tmp_path / "teacher", tmp_path / "other")
