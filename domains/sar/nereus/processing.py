@@ -158,7 +158,7 @@ class NereusProcessor(Processor):
         names = [name.upper() for name in image.names]
         if isinstance(self.band, str) and names.count(self.band.upper()) == 1:
             return image.band(names.index(self.band.upper()))
-        known = ", ".join(image.names) if image.names else "without names"
+        known = ", ".join(image.names) if any(image.names) else "without names"
         raise InvalidInput(
             f"the image has {count} bands ({known}), and the model takes band {self.band!r}; give that band alone",
             code="ambiguous_band",
