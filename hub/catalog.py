@@ -9,6 +9,8 @@ from pathlib import Path
 
 from hub.cards import CHECKPOINT_FILES, Card, built_in_cards
 from hub.errors import InvalidCheckpoint, UnknownModel
+from hub.published import WEIGHTS as PUBLISHED_WEIGHTS
+from hub.published import converted_checkpoint, publishing_system
 from hub.sources import fetched_checkpoint
 
 _REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
@@ -74,11 +76,15 @@ def _loadable() -> list[str]:
 def _local(folder: Path) -> Checkpoint:
     if not (folder / "config.json").exists():
         raise InvalidCheckpoint(f"{folder} holds no config.json, so it is not a checkpoint")
+    name = folder.resolve().name
+    if system := publishing_system(folder):
+        folder = converted_checkpoint(system, folder, name)
+        return Checkpoint(name, folder, Card.read(folder, name))
     if not any(folder.glob("*.safetensors")):
         raise InvalidCheckpoint(
             f"{folder} holds no model.safetensors; an official .pth or .ckpt enters through `fmhub convert`"
         )
-    return Checkpoint(folder.resolve().name, folder, Card.read(folder))
+    return Checkpoint(name, folder, Card.read(folder))
 
 
 def _how_to_get(card: Card) -> str:
@@ -97,6 +103,9 @@ def _download(repository: str, revision: str | None) -> Checkpoint:
 
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+        system = publishing_system(folder)
+        if system and not any(folder.glob("*.safetensors")):
+            snapshot_download(repository, revision=folder.name, allow_patterns=list(PUBLISHED_WEIGHTS))
     except RevisionNotFoundError:
         raise UnknownModel(f"{repository} has no revision {revision!r}") from None
     except RepositoryNotFoundError:
@@ -110,6 +119,10 @@ def _download(repository: str, revision: str | None) -> Checkpoint:
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UnknownModel(f"{repository} could not be fetched: {error}") from None
-    checkpoint = _local(folder)
     # The snapshot's folder is named after the commit, so what was loaded can be told exactly.
-    return Checkpoint(repository, folder, Card.read(folder, repository), checkpoint.folder.name)
+    commit = folder.name
+    if system:
+        folder = converted_checkpoint(system, folder, repository)
+    else:
+        _local(folder)
+    return Checkpoint(repository, folder, Card.read(folder, repository), commit)

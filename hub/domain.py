@@ -31,6 +31,7 @@ class System:
         title: The name its paper gives it.
         paper: Where it is published.
         model_type: ``model_type`` of its ``config.json``.
+        published: Values of ``model_type`` under which its authors publish checkpoints; the converter reads those.
         classes: Role to reference: ``configuration``, ``model``, ``processor``, ``pretraining``, ``collator``,
             and ``converter`` where official files can be converted.
         domain: The domain it belongs to.
@@ -42,6 +43,7 @@ class System:
     model_type: str
     classes: Mapping[str, str] = field(repr=False)
     domain: Domain = field(repr=False, compare=False)
+    published: tuple[str, ...] = ()
 
     def load(self, role: str) -> Any:
         """Import and return the class or function that plays ``role``.
@@ -113,8 +115,9 @@ class Domain:
         )
         for name, entry in data.get("systems", {}).items():
             described = {k: entry[k] for k in ("title", "paper", "model_type")}
-            classes = {k: v for k, v in entry.items() if k not in described}
-            domain.systems[name] = System(name=name, classes=classes, domain=domain, **described)
+            published = tuple(entry.get("published", ()))
+            classes = {k: v for k, v in entry.items() if k not in (*described, "published")}
+            domain.systems[name] = System(name=name, classes=classes, domain=domain, published=published, **described)
         return domain
 
     @property

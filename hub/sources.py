@@ -19,6 +19,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +52,53 @@ def fetched_checkpoint(card: Card) -> Path:
         SourceUnavailable: The file could not be fetched.
         InvalidCheckpoint: What was fetched is not the file that the card names, or cannot be converted.
     """
-    from hub.conversion import convert_checkpoint
-
     source = card.source
-    folder = cache_folder() / f"{card.name}-{source['sha256'][:12]}"
-    if (folder / "config.json").exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
-        file = FETCH[source["kind"]](source, Path(scratch))
+
+    def fetch(scratch: Path) -> Path:
+        file = FETCH[source["kind"]](source, scratch)
         found = sha256_of(file)
         if found != source["sha256"]:
             raise InvalidCheckpoint(
                 f"{card.name}: {file.name} has the SHA-256 {found}, and the card names {source['sha256']}: it is not "
                 "the published file, and is not used"
             )
+        return file
+
+    license = str(card.metadata.get("license", "other"))
+    key = f"{card.name}-{source['sha256'][:12]}"
+    return converted_once(key, str(card.system), fetch, license=license, options=source.get("options"))
+
+
+def converted_once(
+    key: str,
+    system: str,
+    official_file: Callable[[Path], Path],
+    *,
+    license: str = "other",
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Return the cache's folder of a converted checkpoint; make it first if it is not there.
+
+    Args:
+        key: The folder's name; says which file it is of.
+        system: Whose converter.
+        official_file: Gets a scratch folder, returns the official file, there or anywhere.
+        license: Licence of the weights.
+        options: The converter's.
+
+    Raises:
+        InvalidCheckpoint: The file cannot be converted.
+    """
+    from hub.conversion import convert_checkpoint
+
+    # Another release may convert in another way.
+    folder = cache_folder() / f"{key}-v{version('fmhub')}"
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
         converted = Path(scratch) / "converted"
-        license = str(card.metadata.get("license", "other"))
-        convert_checkpoint(str(card.system), file, converted, license=license, options=source.get("options"))
+        convert_checkpoint(system, official_file(Path(scratch)), converted, license=license, options=options)
         try:
             converted.rename(folder)
         except OSError:

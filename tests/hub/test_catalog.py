@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import hub
 from hub.cards import Card, built_in_cards
@@ -111,6 +112,47 @@ def mirror(tmp_path, monkeypatch):
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.fixture
+def authors_folder(toy_checkpoint, tmp_path, monkeypatch) -> Path:
+    """The toy checkpoint as its authors publish it: another model_type, a pickle of tensors, no processor."""
+    monkeypatch.setenv("FMHUB_CACHE", str(tmp_path / "fmhub-cache"))
+    folder = tmp_path / "toy-v1"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "toyAuthors", "dataloader_num_workers": 3}))
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\nWords of the authors.\n")
+    torch.save(hub.from_pretrained(toy_checkpoint).model.state_dict(), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_a_folder_in_its_authors_layout_is_converted_once(authors_folder, toy_checkpoint, toy_files, tmp_path) -> None:
+    embedder = hub.from_pretrained(authors_folder)
+    expected = hub.from_pretrained(toy_checkpoint).embed(toy_files).vectors
+    np.testing.assert_array_equal(embedder.embed(toy_files).vectors, expected)
+    assert embedder.name == "toy-v1" and embedder.card.metadata["license"] == "cc-by-nc-4.0"
+    (kept,) = (tmp_path / "fmhub-cache").iterdir()
+    (kept / "config.json").touch()
+    before = (kept / "model.safetensors").stat().st_mtime_ns
+    hub.from_pretrained(authors_folder)
+    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+    # Other weights under the same name are another checkpoint.
+    torch.save({"input.bias": torch.zeros(3)}, authors_folder / "pytorch_model.bin")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        hub.from_pretrained(authors_folder)
+
+
+def test_a_repository_in_its_authors_layout_is_converted(mirror, authors_folder, toy_checkpoint, toy_files) -> None:
+    mirror.repositories["authors/toy"] = {
+        **files_of(authors_folder),
+        "code.py": b"raise SystemExit",
+        "flax.msgpack": b"x",
+    }
+    embedder = hub.from_pretrained("authors/toy")
+    assert embedder.revision == COMMIT and embedder.name == "authors/toy"
+    expected = hub.from_pretrained(toy_checkpoint).embed(toy_files).vectors
+    np.testing.assert_array_equal(embedder.embed(toy_files).vectors, expected)
+    assert not [path for path in mirror.requests if path.endswith((".py", ".msgpack"))]
 
 
 def test_a_repository_loads_as_its_folder_does(mirror, toy_checkpoint, toy_files) -> None:

