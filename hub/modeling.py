@@ -105,7 +105,7 @@ class EmbeddingModel(PreTrainedModel):  # type: ignore[misc]
     """
 
     poolings: ClassVar[tuple[str, ...]] = ("mean", "max", "mean_std")
-    """Reductions offered, keys of ``POOLINGS``; ``"none"`` (token states) is always offered."""
+    """Reductions offered: keys of ``POOLINGS`` and those that ``pool`` adds. ``"none"`` (token states) always is."""
 
     tasks: ClassVar[Mapping[str, str]] = {}
     """Further tasks served under ``/v1/models/{id}/{task}``: task name to the name of a method
@@ -179,7 +179,17 @@ class EmbeddingModel(PreTrainedModel):  # type: ignore[misc]
         states = states.float()
         if pooling == "none":
             return [s[m] for s, m in zip(states, mask, strict=True)]
-        return list(POOLINGS[pooling](states, mask))
+        return list(self.pool(states, mask, pooling))
+
+    def pool(self, states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+        """Reduce token states to one vector a sample; a model with a pooling of its own extends this.
+
+        Args:
+            states: ``(batch, tokens, features)``.
+            mask: ``(batch, tokens)`` bool.
+            pooling: One of ``poolings``.
+        """
+        return POOLINGS[pooling](states, mask)
 
 
 @dataclass(frozen=True)

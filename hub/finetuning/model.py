@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hub.errors import InvalidCheckpoint
 from hub.finetuning.task import NUMBER_TASKS, SECTION, HeadSpec
-from hub.modeling import POOLINGS, EmbeddingModel
+from hub.modeling import EmbeddingModel
 from hub.reading import Sample
 
 HEAD = "task_head."
@@ -98,7 +98,7 @@ class TaskModel(EmbeddingModel):
         """
         states, mask = self.token_states(batch, self.spec.layer)
         states = states.float()
-        return (states if self.spec.per_token else POOLINGS[self.spec.pooling](states, mask)), mask
+        return (states if self.spec.per_token else self.pool(states, mask, self.spec.pooling)), mask
 
     def logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the head's outputs, ``(batch, labels)`` or ``(batch, tokens, labels)``, and the mask of tokens."""

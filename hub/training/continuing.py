@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from hub.errors import InvalidRecipe
-from hub.training.schedules import phase
 
 SCHEDULE_STATE = "schedule.json"
 
@@ -48,9 +47,9 @@ class Start:
         )
 
 
-def write_schedule_state(folder: Path, schedule: str, step: int, total: int, warmup: float) -> None:
+def write_schedule_state(folder: Path, schedule: str, phase: str, step: int, total: int) -> None:
     """Note beside a resumable checkpoint in which phase of its schedule it was taken."""
-    state = {"schedule": schedule, "phase": phase(schedule, step, total, warmup), "step": step, "of": total}
+    state = {"schedule": schedule, "phase": phase, "step": step, "of": total}
     (folder / SCHEDULE_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 

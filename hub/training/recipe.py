@@ -31,6 +31,8 @@ class TrainingOptions:
         weight_decay: For every parameter but biases and normalisation weights.
         schedule: One of `hub.training.schedules.SCHEDULES`.
         warmup: Share of the steps spent rising linearly to the peak.
+        decay: Share of the steps at the end that ``warmup-stable-decay`` falls for.
+        final: Factor of the peak that a falling schedule ends at.
         clip: Largest global gradient norm; 0 for no clipping.
         precision: ``fp32``, or ``bf16`` autocast.
         seed: Of initialisation, order, crops, masks and dropout.
@@ -51,6 +53,8 @@ class TrainingOptions:
     weight_decay: float = 0.01
     schedule: str = "linear"
     warmup: float = 0.07
+    decay: float = 0.1
+    final: float = 0.0
     clip: float = 1.0
     precision: str = "fp32"
     seed: int = 0
@@ -71,8 +75,9 @@ class TrainingOptions:
             raise InvalidRecipe(f"training.schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
         if self.precision not in PRECISIONS:
             raise InvalidRecipe(f"training.precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
-        if not 0 <= self.warmup <= 1:
-            raise InvalidRecipe(f"training.warmup {self.warmup} is a share of the steps, from 0 to 1")
+        for name, what in (("warmup", "share of the steps"), ("decay", "share of the steps"), ("final", "factor")):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidRecipe(f"training.{name} {getattr(self, name)} is a {what}, from 0 to 1")
         for name in ("save_every", "monitor_every"):
             # A resumed run must write the same points of the curve as an uninterrupted one.
             if getattr(self, name) % self.log_every:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-SCHEDULES = ("linear", "cosine", "constant", "infinite", "hold", "anneal")
+SCHEDULES = ("linear", "cosine", "constant", "warmup-stable-decay", "infinite", "hold", "anneal")
 COOLDOWN = 0.4
 """Share of an infinite run at whose end the cool-down has reached the constant rate."""
 CONSTANT = 0.5
@@ -14,7 +14,7 @@ FINAL = 0.1
 """Rate that annealing ends at, as a factor of the peak."""
 
 
-def phase(name: str, taken: int, total: int, warmup: float) -> str:
+def phase(name: str, taken: int, total: int, warmup: float, decay: float = 0.1) -> str:
     """Return where in its schedule a run is after ``taken`` steps.
 
     ``warm-up``, then ``decay`` (linear, cosine), ``constant``, or for ``infinite`` first ``cool-down``; ``anneal`` is
@@ -25,6 +25,7 @@ def phase(name: str, taken: int, total: int, warmup: float) -> str:
         taken: Optimiser steps taken.
         total: Of the whole run.
         warmup: Share of them spent rising linearly.
+        decay: Share of them spent falling, for ``warmup-stable-decay``.
     """
     progress = min(taken / total, 1.0)
     if name in ("anneal", "hold"):
@@ -33,19 +34,27 @@ def phase(name: str, taken: int, total: int, warmup: float) -> str:
         return "warm-up"
     if name == "infinite" and progress < max(COOLDOWN, warmup):
         return "cool-down"
+    if name == "warmup-stable-decay" and progress < 1 - decay:
+        return "constant"
     return "constant" if name in ("infinite", "constant") else "decay"
 
 
-def schedule_factor(name: str, total: int, warmup: float) -> Callable[[int], float]:
+def schedule_factor(
+    name: str, total: int, warmup: float, decay: float = 0.1, final: float = 0.0
+) -> Callable[[int], float]:
     """Return the factor of the peak learning rate for each optimiser step.
 
     Args:
-        name: After a linear warm-up, ``linear`` or ``cosine`` fall to zero at the last step, ``constant`` stays, and
-            ``infinite`` cools down to half the peak and stays there, so that a run can go on with further data
-            without warming up anew. ``hold`` does that, at its constant rate. ``anneal`` ends such a run: from its
-            constant rate down to a tenth of the peak.
+        name: After a linear warm-up, ``linear`` and ``cosine`` fall until the last step, ``constant`` stays,
+            ``warmup-stable-decay`` stays and falls as a cosine at the end, and ``infinite`` cools down to half the
+            peak and stays there, so that a run can go on with further data without warming up anew. ``hold`` does
+            that, at its constant rate. ``anneal`` ends such a run: from its constant rate down to a tenth of the
+            peak.
         total: Optimiser steps of the whole run.
         warmup: Share of them spent rising linearly.
+        decay: Share of them that ``warmup-stable-decay`` falls for.
+        final: Factor of the peak at the last step, where the rate falls to it (``linear``, ``cosine``,
+            ``warmup-stable-decay``).
 
     Returns:
         A function of the number of steps already taken, as ``torch.optim.lr_scheduler.LambdaLR`` wants it. The
@@ -64,8 +73,9 @@ def schedule_factor(name: str, total: int, warmup: float) -> Callable[[int], flo
             return progress / warmup
         if name == "constant":
             return 1.0
-        left = (1 - progress) / (1 - warmup) if warmup < 1 else 1.0
-        return left if name == "linear" else 0.5 * (1 - math.cos(math.pi * left))
+        falling = min(decay, 1 - warmup) if name == "warmup-stable-decay" else 1 - warmup
+        left = min((1 - progress) / falling, 1.0) if falling > 0 else 1.0
+        return final + (1 - final) * (left if name == "linear" else 0.5 * (1 - math.cos(math.pi * left)))
 
     return factor
 

@@ -21,7 +21,7 @@ from hub.training.lars import Lars
 from hub.training.monitors import CollapseMonitor
 from hub.training.plan import BatchPlan
 from hub.training.recipe import Recipe
-from hub.training.schedules import schedule_factor
+from hub.training.schedules import phase, schedule_factor
 from hub.training.self_distillation import Distiller
 
 KEPT_CHECKPOINTS = 2
@@ -129,7 +129,7 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         """Build the recipe's learning-rate schedule."""
         if self.lr_scheduler is None:
             options = self.recipe.training
-            factor = schedule_factor(options.schedule, options.steps, options.warmup)
+            factor = schedule_factor(options.schedule, options.steps, options.warmup, options.decay, options.final)
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -183,9 +183,8 @@ class PretextTrainer(Trainer):  # type: ignore[misc]
         if self.is_world_process_zero():
             options = self.recipe.training
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            write_schedule_state(
-                partial / name, options.schedule, self.state.global_step, options.steps, options.warmup
-            )
+            where = phase(options.schedule, self.state.global_step, options.steps, options.warmup, options.decay)
+            write_schedule_state(partial / name, options.schedule, where, self.state.global_step, options.steps)
             shutil.rmtree(final / name, ignore_errors=True)
             os.replace(partial / name, final / name)
             for old in sorted(final.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of)[:-KEPT_CHECKPOINTS]:

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import get_wsd_schedule
 
 import hub
 from hub.errors import InvalidManifest, InvalidRecipe
@@ -23,7 +24,7 @@ from hub.training.lars import Lars
 from hub.training.plan import BatchPlan
 from hub.training.pretrain import pretrain
 from hub.training.recipe import load_recipe
-from hub.training.schedules import infinite_factor, schedule_factor
+from hub.training.schedules import infinite_factor, phase, schedule_factor
 from hub.training.trainer import TrainingDiverged, last_checkpoint
 
 
@@ -34,6 +35,19 @@ def log_of(run: Path) -> list[tuple[int, float]]:
 @pytest.fixture(scope="module")
 def whole_run(recipe, toy_files, tmp_path_factory) -> Path:
     return pretrain(recipe, toy_files[0].parent, tmp_path_factory.mktemp("run") / "whole")
+
+
+def test_falling_schedules_are_transformers_own_and_end_where_they_are_told() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = get_wsd_schedule(optimizer, 10, 20, num_training_steps=100, min_lr_ratio=0.05)
+    factor = schedule_factor("warmup-stable-decay", 100, 0.1, 0.2, 0.05)
+    for step in range(10, 101):
+        # Theirs counts from 0, which spends the first step on a rate of zero, and rises from the final rate.
+        assert factor(step - 1) == pytest.approx(theirs.lr_lambdas[0](step), abs=1e-12), step
+    assert schedule_factor("cosine", 50, 0.1, final=0.01)(49) == pytest.approx(0.01)
+    assert schedule_factor("linear", 50, 0.1, final=0.01)(49) == pytest.approx(0.01)
+    assert [phase("warmup-stable-decay", t, 100, 0.1, 0.2) for t in (5, 50, 85)] == ["warm-up", "constant", "decay"]
 
 
 def test_a_run_leaves_a_checkpoint_that_loads(whole_run, toy_files) -> None:
