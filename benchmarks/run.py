@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-COMPARISONS = ("embedding", "training", "serving")
+COMPARISONS = ("embedding", "training", "capture", "serving")
 
 
 def main() -> None:

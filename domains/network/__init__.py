@@ -1,0 +1,5 @@
+"""Network traffic: captures cut to flows, bursts and header tokens, and embedded flow by flow."""
+
+from hub.domain import register_domain
+
+register_domain(__name__)
