@@ -65,6 +65,7 @@ def segment(
     classes: Annotated[str, typer.Option(help="Comma-separated names of classes 0, 1 and so on.")],
     mode: Annotated[str, typer.Option(help="frozen (the decoder alone) or full.")] = "frozen",
     from_scratch: Annotated[bool, typer.Option(help="Initialise the encoder anew, to compare with.")] = False,
+    size: Annotated[int, typer.Option(help="Side that images are seen at, pixels; 0 for the model's.")] = 0,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 300,
     batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 8,
     learning_rate: Annotated[float, typer.Option(help="Of the decoder; the encoder's is a tenth of it.")] = 3e-3,
@@ -74,7 +75,7 @@ def segment(
     from domains.sar.nereus.segmenting import Schedule, train_segmenter
 
     schedule = Schedule(mode, steps, batch_size, learning_rate, seed)
-    result = train_segmenter(model, manifest, output_dir, classes.split(","), schedule, fresh=from_scratch)
+    result = train_segmenter(model, manifest, output_dir, classes.split(","), schedule, fresh=from_scratch, size=size)
     typer.echo(json.dumps(result))
 
 

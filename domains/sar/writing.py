@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -12,11 +11,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
-from domains.sar.raster import Raster
+from domains.sar.formats.quiet import quietly
+from domains.sar.raster import Georeference, Raster
 
 BIG = 1 << 31
 """Bytes of pixels from which on a BigTIFF is written: offsets of a plain one end at 4 GiB."""
@@ -46,9 +45,12 @@ class GeoTiff:
         """Create the file."""
         _, rows, columns = self._original.shape
         options: dict[str, Any] = {"driver": "GTiff", "width": columns, "height": rows, "count": 1, "dtype": "float32"}
-        options |= {"nodata": 0.0, "bigtiff": "YES" if rows * columns * 4 > BIG else "NO", **_geo(self._original)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        options |= {
+            "nodata": 0.0,
+            "bigtiff": "YES" if rows * columns * 4 > BIG else "NO",
+            **georeference_options(self._original.georeference),
+        }
+        with quietly():
             if self._memory is not None:
                 self._dataset = self._memory.open(**options)
             else:
@@ -80,18 +82,16 @@ class GeoTiff:
 
 def read_band(content: bytes) -> NDArray[np.float32]:
     """Return the pixels of such a file, ``(rows, columns)``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.MemoryFile(content) as memory, memory.open() as dataset:
-            return dataset.read(1)
+    with quietly(), rasterio.MemoryFile(content) as memory, memory.open() as dataset:
+        return dataset.read(1)
 
 
-def _geo(raster: Raster) -> dict[str, Any]:
-    found = raster.georeference
-    if found is None:
+def georeference_options(georeference: Georeference | None) -> dict[str, Any]:
+    """Return the options with which rasterio writes a file that lies where an image does; none for one of no place."""
+    if georeference is None:
         return {}
-    crs = CRS.from_wkt(found.crs) if found.crs else None
-    if found.points:
-        points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z) for p in found.points]
+    crs = CRS.from_wkt(georeference.crs) if georeference.crs else None
+    if georeference.points:
+        points = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z) for p in georeference.points]
         return {"gcps": points, "crs": crs}
-    return {"transform": Affine(*found.transform), "crs": crs} if found.transform else {}
+    return {"transform": Affine(*georeference.transform), "crs": crs} if georeference.transform else {}

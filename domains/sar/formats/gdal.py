@@ -7,7 +7,6 @@ that points elsewhere. GDAL looks at no other file than the image, except ENVI's
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from domains.sar.formats.limits import Limits
+from domains.sar.formats.quiet import quietly
 from domains.sar.raster import ControlPoint, Georeference, PairedPixels, Quantity, Raster
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Source
@@ -37,6 +37,8 @@ MAGIC: Mapping[bytes, str] = {
     b"\xff\xd8\xff": "JPEG",
 }
 QUICKLOOKS = ("PNG", "JPEG")
+POLARISATION_TAGS = ("POLARIMETRIC_INTERP", "POLARISATION", "POLARIZATION")
+"""Tags of a band that name its polarisation; the first is that of GDAL's own SAR drivers."""
 COSAR_MAGIC = slice(28, 32)
 COSAR_BURST = slice(0, 4)
 _OPTIONS = {
@@ -137,7 +139,7 @@ def read_gdal(source: Source, driver: str, limits: Limits) -> Raster:
                 pixels,
                 quantity="complex" if is_complex[0] else _quantity(dataset),
                 calibration=_calibration(dataset, driver),
-                names=tuple(name or "" for name in dataset.descriptions),
+                names=_names(dataset),
                 georeference=_georeference(dataset),
                 nodata=None if dataset.nodata is None else float(np.real(dataset.nodata)),
             )
@@ -161,8 +163,7 @@ def _options(driver: str) -> dict[str, Any]:
 
 def _open(source: Source, driver: str) -> Any:
     options = {"driver": driver}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with quietly():
         if source.content is not None:
             return rasterio.MemoryFile(source.content).open(**options)
         return rasterio.open(source.path, **options)
@@ -189,6 +190,15 @@ def _check_colours(dataset: Any, driver: str) -> None:
             f"a colour image ({driver}): a picture of SAR data, not the data; give the complex or amplitude values",
             code="colour_image",
         )
+
+
+def _names(dataset: Any) -> tuple[str, ...]:
+    """Return what the file calls each band: its description, or the polarisation in its tags; empty where neither."""
+    names = []
+    for number, description in enumerate(dataset.descriptions, 1):
+        tags = dataset.tags(number)
+        names.append(description or next((tags[tag] for tag in POLARISATION_TAGS if tag in tags), ""))
+    return tuple(names)
 
 
 def _quantity(dataset: Any) -> Quantity:

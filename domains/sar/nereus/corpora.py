@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from domains.sar.nereus.intensity import decibels, shrink
@@ -24,12 +25,19 @@ from hub.reading import Source
 COLUMNS = ("file", "label", "group", "split")
 Row = dict[str, str]
 
+TAILS = 3
+"""Long tails that are written."""
+SMALLEST = 0.08
+"""Share of the rarest class of a long tail that is kept."""
+
 
 def mstar(folder: Path, out: Path) -> list[Path]:
     """Write the manifests of MSTAR: targets learnt at a depression angle of 17 degrees, tested at 15.
 
     - ``mstar``: all chips with their class, ``train`` and ``test`` by the angle.
     - ``mstar-pretrain``: the 17-degree chips, without labels.
+    - ``mstar-tail-0`` to ``-2``: a long tail of them, from all of one class down to 8 % of another, the classes in
+      another order each; with labels, by which the balance of what curation selects can be judged.
 
     Args:
         folder: Holds ``labels.csv`` with ``file,label,depression_deg`` and the chips.
@@ -42,18 +50,42 @@ def mstar(folder: Path, out: Path) -> list[Path]:
         {"file": _seen_from(out, folder / r["file"]), "label": r["label"], "split": _side(r["depression_deg"])}
         for r in _labels(folder)
     ]
-    heard = [{"file": r["file"]} for r in rows if r["split"] == "train"]
-    return [_write(out / "mstar.csv", rows), _write(out / "mstar-pretrain.csv", heard)]
+    learnt = [r for r in rows if r["split"] == "train"]
+    written = [
+        _write(out / "mstar.csv", rows),
+        _write(out / "mstar-pretrain.csv", [{"file": r["file"]} for r in learnt]),
+    ]
+    tails = [_write(out / f"mstar-tail-{seed}.csv", long_tail(learnt, seed)) for seed in range(TAILS)]
+    return written + tails
+
+
+def long_tail(rows: Sequence[Row], seed: int) -> list[Row]:
+    """Return a part of a labelled set in which the classes' shares fall geometrically from all to ``SMALLEST``.
+
+    Args:
+        rows: With their ``label``.
+        seed: Of the order of the classes and of which of their rows stay.
+    """
+    random = np.random.default_rng(seed)
+    classes = random.permutation(sorted({r["label"] for r in rows}))
+    kept = []
+    for rank, name in enumerate(classes):
+        own = [r for r in rows if r["label"] == name]
+        count = round(len(own) * SMALLEST ** (rank / max(1, len(classes) - 1)))
+        kept += [own[i] for i in sorted(random.permutation(len(own))[:count])]
+    return kept
 
 
 def opensarship(folder: Path, out: Path) -> list[Path]:
-    """Write the manifests of OpenSARShip's detected chips.
+    """Write the manifests of OpenSARShip's detected chips, and the VV band of those with two.
+
+    Bands have no names in the chips; ``labels.csv`` tells their order.
 
     - ``ships-length``: the ship's length in metres, from its transponder.
     - ``ships-type``: cargo ship or tanker.
 
     Args:
-        folder: Holds ``labels.csv`` with ``file,label,product,ais_length_m`` and the chips.
+        folder: Holds ``labels.csv`` with ``file,label,product,polarisation,ais_length_m`` and the chips.
         out: Where to write.
 
     Returns:
@@ -62,7 +94,7 @@ def opensarship(folder: Path, out: Path) -> list[Path]:
     rows = [r for r in _labels(folder) if r["product"] == "grd"]
     length, kind = [], []
     for r in rows:
-        file = _seen_from(out, folder / r["file"])
+        file = _vv(folder, out, r)
         if float(r["ais_length_m"] or 0) > 0:
             length.append({"file": file, "label": r["ais_length_m"]})
         if r["label"] in ("Cargo", "Tanker"):
@@ -112,6 +144,23 @@ def _side(depression: str) -> str:
 def _labels(folder: Path) -> list[Row]:
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
+
+
+def _vv(folder: Path, out: Path, row: Row) -> str:
+    """Return a chip with the VV band alone as seen from ``out``; one of several bands is copied there."""
+    import rasterio
+
+    polarisations = row["polarisation"].upper().split("_")
+    if len(polarisations) == 1:
+        return _seen_from(out, folder / row["file"])
+    copy = out / "vv" / row["file"]
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(folder / row["file"]) as chip:
+        values = chip.read(polarisations.index("VV") + 1)
+    height, width = values.shape
+    with rasterio.open(copy, "w", driver="GTiff", dtype=values.dtype, height=height, width=width, count=1) as file:
+        file.write(values, 1)
+    return _seen_from(out, copy)
 
 
 def _seen_from(out: Path, file: Path) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import ResNetModel, ViTModel
 
 from domains.sar.nereus.configuration import NereusConfig
 from domains.sar.nereus.segmenter import Segmenter, class_map
-from hub.modeling import EmbeddingModel, EncoderOutput, TaskFile, first_token, masked_mean
+from hub.errors import UnsupportedOption
+from hub.modeling import EmbeddingModel, EncoderOutput, Layer, TaskFile, first_token, masked_mean
 from hub.reading import Sample
+
+PARTS = 4
+"""Parts of an image along each side that the pooling ``grid`` keeps apart."""
 
 
 class NereusModel(EmbeddingModel):
@@ -37,10 +43,10 @@ class NereusModel(EmbeddingModel):
         super().__init__(config)
         if config.backbone == "resnet":
             self.resnet = ResNetModel(config.resnet_config())
-            self.poolings = ("mean", "max", "mean_std")
+            self.poolings = ("mean", "max", "mean_std", "grid")
         else:
             self.vit = ViTModel(config.vit_config(), add_pooling_layer=False)
-            self.poolings = ("first", "mean", "max", "mean_std")
+            self.poolings = ("first", "mean", "max", "mean_std", "grid")
         if config.segments:
             self.segmenter = Segmenter(config)
             self.tasks = {"segment": "segment"}
@@ -83,8 +89,31 @@ class NereusModel(EmbeddingModel):
             rows: Of the image that was encoded, pixels.
             columns: Of the image.
         """
-        cells = states[:, 1:] if self.config.backbone == "vit" else states
-        return cells.transpose(1, 2).unflatten(2, (-(-rows // self.config.stride), -(-columns // self.config.stride)))
+        cells = self._cells(states).transpose(1, 2)
+        return cells.unflatten(2, (-(-rows // self.config.stride), -(-columns // self.config.stride)))
+
+    def pool(self, states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+        """Reduce token states to one vector an image; ``grid`` keeps where in the image things are.
+
+        ``grid`` takes the mean over each of 4 x 4 equal parts of an image of any size, ``(batch, features * 16)``, the
+        parts of one feature together. It tells centred targets apart by their layout; scenes that have no centre
+        want the mean.
+
+        Raises:
+            UnsupportedOption: ``grid`` of an image that is not square; the processor's all are.
+        """
+        if pooling != "grid":
+            return super().pool(states, mask, pooling)
+        cells = self._cells(states)
+        side = math.isqrt(cells.shape[1])
+        if side * side != cells.shape[1]:
+            raise UnsupportedOption("pooling grid takes square images", param="pooling")
+        return F.adaptive_avg_pool2d(cells.transpose(1, 2).unflatten(2, (side, side)), PARTS).flatten(1)
+
+    def embedding_dimension(self, pooling: str | None = None, layer: Layer = None) -> int:
+        """Return the length of the vectors that ``embed`` gives with these options."""
+        parts = PARTS**2 if (pooling or self.config.pooling) == "grid" else 1
+        return parts * super().embedding_dimension(pooling, layer)
 
     def segmentation(self, pixel_values: Tensor) -> Tensor:
         """Return the decoder's logits of each pixel, ``(batch, classes, rows, columns)`` float32."""
@@ -95,3 +124,7 @@ class NereusModel(EmbeddingModel):
         """Classify every pixel of each image: a GeoTIFF of class numbers on the image's own grid."""
         logits = self.segmentation(batch["pixel_values"])
         return [class_map(one, sample, self.config.segments) for one, sample in zip(logits, samples, strict=True)]
+
+    def _cells(self, states: Tensor) -> Tensor:
+        """Return token states without a ViT's class token."""
+        return states[:, 1:] if self.config.backbone == "vit" else states

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from rasterio.control import GroundControlPoint
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
-from rasterio.transform import Affine
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from domains.sar.formats.quiet import quietly
 from domains.sar.nereus.configuration import NereusConfig
 from domains.sar.raster import Georeference, Raster
+from domains.sar.writing import georeference_options
 from hub.modeling import TaskFile
 from hub.reading import Sample
 
@@ -60,18 +58,13 @@ def class_map(logits: Tensor, sample: Sample, classes: list[str] | tuple[str, ..
     rows, columns = image.shape[1:]
     full = F.interpolate(logits[None], (rows, columns), mode="bilinear", align_corners=False)[0]
     labels = full.argmax(0).to(torch.uint8).cpu().numpy()
-    return TaskFile(_geotiff(labels, image.georeference or Georeference(), classes), "image/tiff", "segments.tif")
+    return TaskFile(_geotiff(labels, image.georeference, classes), "image/tiff", "segments.tif")
 
 
-def _geotiff(labels: np.ndarray, where: Georeference, classes: list[str] | tuple[str, ...]) -> bytes:
+def _geotiff(labels: np.ndarray, where: Georeference | None, classes: list[str] | tuple[str, ...]) -> bytes:
     options: dict[str, Any] = {"driver": "GTiff", "dtype": "uint8", "count": 1, "compress": "deflate"}
-    options |= {"height": labels.shape[0], "width": labels.shape[1], "crs": where.crs or None}
-    if where.points:
-        options["gcps"] = [GroundControlPoint(p.row, p.column, p.x, p.y, p.z) for p in where.points]
-    elif where.transform is not None:
-        options["transform"] = Affine(*where.transform)
-    with MemoryFile() as memory, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    options |= {"height": labels.shape[0], "width": labels.shape[1], **georeference_options(where)}
+    with MemoryFile() as memory, quietly():
         with memory.open(**options) as file:
             file.update_tags(**{f"class_{number}": name for number, name in enumerate(classes)})
             file.write(labels, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from domains.sar.formats.gdal import driver_of
+from domains.sar.nereus.configuration import NereusConfig
 from domains.sar.nereus.modeling import NereusModel
 from domains.sar.nereus.processing import NereusProcessor
 from hub.errors import InvalidInput, InvalidManifest, UnsupportedOption
@@ -79,12 +81,18 @@ class Images:
 
 
 def train_segmenter(
-    model: str | Path, manifest: Path, output: Path, classes: Sequence[str], schedule: Schedule, fresh: bool = False
+    model: str | Path,
+    manifest: Path,
+    output: Path,
+    classes: Sequence[str],
+    schedule: Schedule,
+    fresh: bool = False,
+    size: int = 0,
 ) -> dict[str, Any]:
     """Train a decoder and write a checkpoint that segments (``segment``).
 
-    Images are resized to the model's size whole, as they are when the checkpoint is used: cut scenes to tiles of one
-    size before.
+    Images are resized whole, as they are when the checkpoint is used: cut scenes to tiles of one size before. A centre
+    crop that the checkpoint began with is left out of the new one.
 
     Args:
         model: Built-in name, folder or repository; a checkpoint of Nereus.
@@ -94,6 +102,7 @@ def train_segmenter(
         classes: Names of classes 0, 1 and so on.
         schedule: How.
         fresh: Initialise the encoder anew.
+        size: Side that images are seen at, pixels; the model's where 0.
 
     Returns:
         ``accuracy`` and ``iou`` by class on the test part, each pixel of the images' own grids counted once.
@@ -101,7 +110,7 @@ def train_segmenter(
     Raises:
         InvalidManifest: The set has no train or test part, or a label is no raster on its image's grid.
         InvalidInput: An image cannot be used.
-        UnsupportedOption: The model has a centre crop or is no Nereus, or the folder is not empty.
+        UnsupportedOption: The model is no Nereus or cannot see images of that size, or the folder is not empty.
     """
     if output.exists() and any(output.iterdir()):
         raise UnsupportedOption(f"{output} is not empty; give a new folder", param="output_dir")
@@ -110,18 +119,16 @@ def train_segmenter(
             f"classes are {', '.join(classes)}; at least two different names are needed", param="classes"
         )
     start = Start.find(model)
-    processor: Any = start.processor
-    if not isinstance(processor, NereusProcessor) or processor.crop:
-        raise UnsupportedOption(
-            "segmentation needs a checkpoint of Nereus that sees whole images, without a centre crop", param="model"
-        )
+    if not isinstance(start.processor, NereusProcessor):
+        raise UnsupportedOption("segmentation needs a checkpoint of Nereus", param="model")
+    config = start.system.load("configuration").from_pretrained(start.folder)
+    processor = of_whole_images(start.processor, config, size)
     rows = read_manifest(manifest, need=("file", "label", "split"))
     parts = {name: [row for row in rows if row.split == name] for name in ("train", "test")}
     if not all(parts.values()):
         raise InvalidManifest(f"{manifest}: segmentation needs rows of the splits train and test")
     images = {name: read_images(part, processor, manifest.parent, len(classes)) for name, part in parts.items()}
     torch.manual_seed(schedule.seed)
-    config = start.system.load("configuration").from_pretrained(start.folder)
     encoder = NereusModel(config) if fresh else NereusModel.from_pretrained(start.folder, dtype=torch.float32)
     config.segments = list(classes)
     tuned = NereusModel(config)
@@ -140,6 +147,19 @@ def train_segmenter(
         f"intersection over union: {figures}.\n",
     )
     return results
+
+
+def of_whole_images(processor: NereusProcessor, config: NereusConfig, size: int) -> NereusProcessor:
+    """Return the processor without its centre crop, for images seen at ``size`` pixels a side; 0 for its own.
+
+    Raises:
+        UnsupportedOption: The model has patches of which this size is no multiple.
+    """
+    if size < 0 or (config.backbone == "vit" and size % config.patch_size):
+        raise UnsupportedOption(f"size is {size}; it is a multiple of the model's patches", param="size")
+    whole = copy.copy(processor)
+    whole.crop, whole.size = 0, size or processor.size
+    return whole
 
 
 def read_images(rows: Sequence[Row], processor: NereusProcessor, folder: Path, count: int) -> Images:

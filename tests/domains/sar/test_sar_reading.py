@@ -141,6 +141,18 @@ def test_bands_are_images_of_their_own_for_merlin(tmp_path: Path) -> None:
     assert all(s.data.shape == (1, 64, 64) for s in samples)
 
 
+def test_bands_are_called_by_description_or_tag(tmp_path: Path) -> None:
+    """A dual-polarised image whose file names no band has keys to choose by all the same."""
+    amplitude = np.abs(SLC).astype(np.float32)
+    reader = MerlinProcessor(input="amplitude").reader()
+    path = write_tiff(tmp_path / "two.tif", [amplitude, amplitude / 2], "float32")
+    assert [s.key for s in reader.read(Source.from_path(path))] == ["band1", "band2"]
+    with rasterio.open(path, "r+") as file:
+        file.set_band_description(1, "VH")
+        file.update_tags(2, POLARIMETRIC_INTERP="VV")
+    assert [s.key for s in reader.read(Source.from_path(path))] == ["VH", "VV"]
+
+
 def test_limits_are_held_against_the_header(tmp_path: Path) -> None:
     # 20,000 x 20,000 pixels of nothing in a sparse file: were they decoded, that would be 3.2 GB.
     path = tmp_path / "sparse.tif"

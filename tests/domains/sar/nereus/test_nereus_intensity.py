@@ -166,3 +166,29 @@ def test_a_checkpoint_without_its_normalisation_is_refused(tmp_path) -> None:
     file.unlink()
     with pytest.raises(InvalidCheckpoint):
         load_part(NereusProcessor, tmp_path)
+
+
+def test_evaluation_is_refused_without_size_and_normalisation(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    from domains.sar.nereus.configuration import NereusConfig
+    from domains.sar.nereus.modeling import NereusModel
+    from hub.cli import build
+    from hub.errors import InvalidCheckpoint
+    from hub.publishing import save_checkpoint
+
+    sizes = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
+    save_checkpoint(tmp_path / "model", NereusModel(NereusConfig(**sizes)), processor(size=32))
+    lines = ["file,label,split"]
+    for number in range(8):
+        np.save(tmp_path / f"{number}.npy", speckle(32, 32, number))
+        lines.append(f"{number}.npy,{'ab'[number % 2]},{'train' if number < 4 else 'test'}")
+    (tmp_path / "set.csv").write_text("\n".join(lines))
+    command = ["evaluate", str(tmp_path / "model"), "--manifest", str(tmp_path / "set.csv"), "--twins", "0"]
+    build(command)(command, standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["rows"] == 8
+    file = tmp_path / "model" / "preprocessor_config.json"
+    saved = json.loads(file.read_text())
+    for name in ("size", "mean", "std", "clip", "reference"):
+        file.write_text(json.dumps({k: v for k, v in saved.items() if k != name}))
+        with pytest.raises(InvalidCheckpoint, match=f"{name} not given"):
+            build(command)(command, standalone_mode=False)
+        assert not capsys.readouterr().out

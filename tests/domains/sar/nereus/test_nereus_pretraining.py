@@ -213,7 +213,7 @@ def test_the_optimiser_clips_each_tensor_and_raises_the_decay() -> None:
 def test_an_encoder_leaves_what_the_task_needs_and_either_can_be_taken(tmp_path) -> None:
     from domains.sar.nereus.export import export_encoder
     from domains.sar.nereus.modeling import NereusModel
-    from hub.errors import InvalidCheckpoint
+    from hub.errors import InvalidCheckpoint, UnsupportedOption
 
     task = task_of().train()
     with torch.no_grad():
@@ -233,6 +233,15 @@ def test_an_encoder_leaves_what_the_task_needs_and_either_can_be_taken(tmp_path)
     taken = NereusModel.from_pretrained(tmp_path / "student")
     for own, saved in zip(taken.parameters(), task.nereus.parameters(), strict=True):
         assert torch.equal(own, saved)
+    export_encoder(tmp_path / "run", tmp_path / "first", "student", stages=1, pooling="grid")
+    first = NereusModel.from_pretrained(tmp_path / "first").eval()
+    assert first.config.depths == [1] and first.embedding_dimension() == 16 * 16
+    image = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        expected = taken.eval().resnet(image, output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(first.grid(first(image).last_hidden_state, 32, 32), expected)
+    with pytest.raises(UnsupportedOption, match="has 2 stages"):
+        export_encoder(tmp_path / "run", tmp_path / "third", "student", stages=3)
     with pytest.raises(InvalidCheckpoint, match="not empty"):
         export_encoder(tmp_path / "run", tmp_path / "teacher")
     with pytest.raises(InvalidCheckpoint, match="no teacher"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from rasterio.transform import from_origin
 import hub
 from domains.sar.finetune import move_and_mirror
 from domains.sar.nereus.configuration import NereusConfig
-from domains.sar.nereus.corpora import mstar, statistics
+from domains.sar.nereus.corpora import long_tail, mstar, opensarship, statistics
 from domains.sar.nereus.modeling import NereusModel
 from domains.sar.nereus.processing import NereusProcessor
+from domains.sar.nereus.scenes import cut
 from domains.sar.nereus.segmenting import Schedule, train_segmenter
 from domains.sar.raster import Raster
 from hub.errors import InvalidManifest, UnsupportedOption
@@ -31,7 +33,7 @@ SMALL = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [1, 1], "layer
 def encoder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    processor = NereusProcessor(32, -2.5, 6.0, (-30.0, 30.0), "image")
+    processor = NereusProcessor(32, -2.5, 6.0, (-30.0, 30.0), "image", crop=24)
     save_checkpoint(folder, NereusModel(NereusConfig(**SMALL)), processor)
     return folder
 
@@ -59,11 +61,15 @@ def coasts(tmp_path_factory: pytest.TempPathFactory):
 
 def test_a_decoder_learns_water_from_land_and_serves_it(encoder, coasts, tmp_path) -> None:
     out = tmp_path / "coast"
-    results = train_segmenter(encoder, coasts / "coasts.csv", out, ("water", "land"), Schedule(steps=80, batch_size=4))
+    schedule = Schedule(steps=80, batch_size=4)
+    results = train_segmenter(encoder, coasts / "coasts.csv", out, ("water", "land"), schedule, size=40)
     # Land everywhere would reach an intersection over union of 0.6 for land and 0 for water.
     assert results["iou"]["water"] > 0.75 and results["iou"]["land"] > 0.8
     embedder = hub.from_pretrained(out)
     plain = hub.from_pretrained(encoder)
+    # Pixels outside a centre crop have classes too, so whole images are seen, and at the size asked for.
+    assert (embedder.processor.crop, embedder.processor.size) == (0, 40)
+    plain.processor = embedder.processor
     np.testing.assert_allclose(
         embedder.embed(coasts / "2.tif").vectors, plain.embed(coasts / "2.tif").vectors, atol=1e-5
     )
@@ -116,7 +122,7 @@ def test_manifests_and_statistics_of_chips(tmp_path) -> None:
         np.save(tmp_path / f"{number}.npy", chip)
         rows.append(f"{number}.npy,T72,{angle}")
     (tmp_path / "labels.csv").write_text("file,label,depression_deg\n" + "\n".join(rows))
-    labelled, heard = mstar(tmp_path, tmp_path / "sets")
+    labelled, heard, *_ = mstar(tmp_path, tmp_path / "sets")
     with labelled.open() as stream:
         assert [r["split"] for r in csv.DictReader(stream)] == ["train", "train", "test"]
     with heard.open() as stream:
@@ -126,6 +132,55 @@ def test_manifests_and_statistics_of_chips(tmp_path) -> None:
     assert found["images"] == "2"
     assert float(found["mean"]) == pytest.approx(-2.51, abs=0.15)
     assert float(found["std"]) == pytest.approx(5.57, abs=0.15)
+
+
+def test_a_long_tail_falls_geometrically_and_differs_from_seed_to_seed() -> None:
+    rows = [{"file": f"{label}{i}", "label": label} for label in "abcdefghij" for i in range(100)]
+    tails = [long_tail(rows, seed) for seed in (0, 0, 1)]
+    assert tails[0] == tails[1] != tails[2]
+    counts = sorted(Counter(r["label"] for r in tails[0]).values())
+    assert counts == [round(100 * 0.08 ** (i / 9)) for i in range(9, -1, -1)]
+
+
+def test_the_vv_band_of_ships_is_taken_by_its_place(tmp_path) -> None:
+    power = np.stack([np.full((20, 20), value, np.float32) for value in (3, 7)])
+    with rasterio.open(
+        tmp_path / "two.tif", "w", driver="GTiff", height=20, width=20, count=2, dtype="float32"
+    ) as file:
+        file.write(power)
+    (tmp_path / "labels.csv").write_text(
+        "file,label,product,polarisation,ais_length_m\ntwo.tif,Cargo,grd,vh_vv,87\none.tif,Tanker,grd,vv,\n"
+    )
+    length, kind = opensarship(tmp_path, tmp_path / "sets")
+    with length.open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["label"] == "87"
+    with rasterio.open(tmp_path / "sets" / row["file"]) as file:
+        assert file.count == 1 and (file.read(1) == 7).all()
+    with kind.open() as stream:
+        assert [r["file"] for r in csv.DictReader(stream)] == ["vv/two.tif", "../one.tif"]
+
+
+def test_a_scene_is_cut_to_tiles_that_keep_their_place(tmp_path) -> None:
+    values = np.arange(40 * 50, dtype=np.float32).reshape(40, 50)
+    where = {"driver": "GTiff", "height": 40, "width": 50, "count": 1, "crs": "EPSG:32630"}
+    where["transform"] = from_origin(500_000, 4_000_000, 10, 10)
+    for name, array in (("scene", values), ("labels", (values % 2).astype(np.uint8))):
+        with rasterio.open(tmp_path / f"{name}.tif", "w", dtype=array.dtype, **where) as file:
+            file.write(array, 1)
+    there, back = cut(tmp_path / "scene.tif", tmp_path / "labels.tif", tmp_path / "tiles", 12)
+    with there.open() as first, back.open() as second:
+        pairs = list(zip(csv.DictReader(first), csv.DictReader(second), strict=True))
+    # Two tiles across each half of 25 columns, three down.
+    assert len(pairs) == 12 and all({a["split"], b["split"]} == {"train", "test"} for a, b in pairs)
+    for row, _ in pairs:
+        with rasterio.open(there.parent / row["file"]) as tile, rasterio.open(there.parent / row["label"]) as label:
+            x, y = (tile.transform.c - 500_000) / 10, (4_000_000 - tile.transform.f) / 10
+            assert (row["split"] == "train") == (x < 25)
+            assert (tile.read(1) == values[int(y) : int(y) + 12, int(x) : int(x) + 12]).all()
+            assert (label.read(1) == tile.read(1) % 2).all() and label.transform == tile.transform
+    with pytest.raises(InvalidManifest, match="no tile of 30"):
+        cut(tmp_path / "scene.tif", tmp_path / "labels.tif", tmp_path / "none", 30)
 
 
 def test_targets_of_mstar_are_read_as_chips(shared_data) -> None:
