@@ -6,15 +6,10 @@ the one who converts says which it is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from domains.sar.merlin.configuration import MerlinConfig
@@ -22,8 +17,7 @@ from domains.sar.merlin.modeling import MerlinModel
 from domains.sar.merlin.processing import MerlinProcessor
 from domains.sar.merlin.sensors import SENSORS
 from hub.errors import InvalidCheckpoint, UnsupportedOption
-
-_SHOWN = 6
+from hub.official_files import load_exactly, read_official, some_names
 
 
 class _Inert:
@@ -42,6 +36,13 @@ class _Scalar(_Inert):
 
 class _NumberType(_Inert):
     """Stands in for ``numpy.dtype``."""
+
+
+_STAND_INS = (
+    (_Scalar, "numpy.core.multiarray.scalar"),
+    (_Scalar, "numpy._core.multiarray.scalar"),
+    (_NumberType, "numpy.dtype"),
+)
 
 
 def convert(path: Path, output: Path, *, sensor: str = "") -> dict[str, Any]:
@@ -91,31 +92,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InvalidCheckpoint: It is no such file, or names a class or function that is not on the short list.
     """
-    with path.open("rb") as stream:
-        is_zip = stream.read(2) == b"PK"
-    try:
-        container: Any = _unpickled(path) if is_zip else load_file(path)
-    except UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for {refused[1]}, which is not loaded" if refused else "its pickle cannot be read"
-        raise InvalidCheckpoint(f"{path.name} is refused: {reason}", code="unsafe_checkpoint") from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
-        raise InvalidCheckpoint(f"{path.name} is no torch checkpoint ({type(error).__name__} on reading)") from None
+    container = read_official(path, _STAND_INS)
     if isinstance(container, Mapping):
         container = container.get("model_state_dict", container)
     if not isinstance(container, Mapping) or not all(isinstance(t, Tensor) for t in container.values()):
         raise InvalidCheckpoint(f"{path.name} is no MERLIN checkpoint: it is not a dictionary of tensors")
     return {str(name): tensor.float() for name, tensor in container.items()}
-
-
-def _unpickled(path: Path) -> Any:
-    stubs: list[Any] = [
-        (_Scalar, "numpy.core.multiarray.scalar"),
-        (_Scalar, "numpy._core.multiarray.scalar"),
-        (_NumberType, "numpy.dtype"),
-    ]
-    with torch.serialization.safe_globals(stubs):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def config_from_weights(weights: Mapping[str, Tensor], source: str) -> MerlinConfig:
@@ -128,7 +110,7 @@ def config_from_weights(weights: Mapping[str, Tensor], source: str) -> MerlinCon
     missing = [f"{layer}.weight" for layer in layers if f"{layer}.weight" not in weights]
     if missing:
         raise InvalidCheckpoint(
-            f"{source} is no MERLIN checkpoint. Missing: {_some(missing)}. It has {_some(weights)}."
+            f"{source} is no MERLIN checkpoint. Missing: {some_names(missing)}. It has {some_names(weights)}."
         )
     encoder, decoder, first, second = (len(weights[f"{layer}.weight"]) for layer in layers)
     return MerlinConfig(hidden_size=encoder, decoder_size=decoder, head_sizes=(first, second))
@@ -140,19 +122,4 @@ def fill(model: MerlinModel, weights: Mapping[str, Tensor], source: str) -> None
     Raises:
         InvalidCheckpoint: Names or shapes differ; the text has them.
     """
-    expected = model.network.state_dict()
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
-    other = {k for k in expected.keys() & weights.keys() if expected[k].shape != weights[k].shape}
-    if missing or unexpected or other:
-        raise InvalidCheckpoint(
-            f"{source} does not hold MERLIN's weights. Missing: {_some(missing)}. Unexpected: {_some(unexpected)}. "
-            f"Of another shape: {_some(other)}."
-        )
-    model.network.load_state_dict(dict(weights))
-
-
-def _some(keys: Any) -> str:
-    """List the first few keys."""
-    names = sorted(map(str, keys))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more if names else "none"
+    load_exactly(model.network, weights, source, "MERLIN's weights")

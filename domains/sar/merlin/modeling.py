@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from domains.sar.merlin.configuration import MULTIPLE, MerlinConfig
-from domains.sar.merlin.inference import TILES_AT_ONCE, despeckled_strips
+from domains.sar.merlin.inference import despeckled_strips, parts_at_once
 from domains.sar.merlin.network import MerlinUNet
 from domains.sar.merlin.spectrum import symmetrise
 from domains.sar.merlin.tiles import reflected, tile_offsets, tile_side
@@ -100,7 +100,8 @@ class MerlinModel(EmbeddingModel):
             The same shape: normalised logarithms of complex input, amplitudes of detected input.
         """
         flat = self.normalise(self.centred(tiles)).flatten(0, 1).unsqueeze(1)
-        estimates = self.network(flat).squeeze(1).unflatten(0, tiles.shape[:2])
+        passes = [self.network(part) for part in flat.split(parts_at_once(self.device))]
+        estimates = torch.cat(passes).squeeze(1).unflatten(0, tiles.shape[:2])
         return self.amplitudes(estimates.clamp(min=0)) if self.config.input == "amplitude" else estimates
 
     def forward(
@@ -128,7 +129,7 @@ class MerlinModel(EmbeddingModel):
             for tile in self._tiles(number, image):
                 groups[tile.pixels.shape].append(tile)
         found: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        at_once = TILES_AT_ONCE.get(self.device.type, TILES_AT_ONCE["cpu"])
+        at_once = max(1, parts_at_once(self.device) // self.config.parts)
         for tiles in groups.values():
             for first in range(0, len(tiles), at_once):
                 group = tiles[first : first + at_once]

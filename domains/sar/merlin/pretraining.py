@@ -25,7 +25,10 @@ def merlin_loss(log_reflectivity: Tensor, target: Tensor) -> Tensor:
         log_reflectivity: log R as estimated from one part, any shape.
         target: b, the other part in digital numbers, same shape.
     """
-    return 0.5 * log_reflectivity + target.square() / (log_reflectivity.exp() + EPSILON)
+    # b^2 / (R + epsilon) in logarithms: an R beyond the range of float32, which a fresh network can give, would
+    # otherwise leave a gradient of 0 times infinity.
+    log_epsilon = log_reflectivity.new_tensor(EPSILON).log()
+    return 0.5 * log_reflectivity + target.square() * (-torch.logaddexp(log_reflectivity, log_epsilon)).exp()
 
 
 class MerlinForPreTraining(PretextModel):
