@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-COMPARISONS = ("embedding", "training", "capture", "serving")
+COMPARISONS = ("embedding", "training", "capture", "despeckling", "serving")
 
 
 def main() -> None:
