@@ -179,15 +179,16 @@ class EmbeddingModel(PreTrainedModel):  # type: ignore[misc]
         states = states.float()
         if pooling == "none":
             return [s[m] for s, m in zip(states, mask, strict=True)]
-        return list(self.pool(states, mask, pooling))
+        return list(self.pool(states, mask, pooling, batch))
 
-    def pool(self, states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    def pool(self, states: Tensor, mask: Tensor, pooling: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Reduce token states to one vector a sample; a model with a pooling of its own extends this.
 
         Args:
             states: ``(batch, tokens, features)``.
             mask: ``(batch, tokens)`` bool.
             pooling: One of ``poolings``.
+            batch: What the states are of, for a pooling that asks where a token lies.
         """
         return POOLINGS[pooling](states, mask)
 

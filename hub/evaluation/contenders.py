@@ -117,6 +117,10 @@ def _samples(embedder: Embedder, keys: Sequence[Key]) -> Iterator[Sample]:
             names = ", ".join(s.key for s in read[file, span][:5])
             raise InvalidManifest(
                 f"{file}: item {item!r} names {len(found)} of its {len(read[file, span])} samples"
-                + (f" (their keys begin {names})" if names else "")
+                + (
+                    f" (their keys begin {names}); a row names one with `item`, or a stretch with `start`"
+                    if names
+                    else ""
+                )
             )
         yield found[0]

@@ -105,7 +105,7 @@ class LabelledSamples:
         if len(found) != 1:
             raise InvalidManifest(
                 f"row {number + 1}: item {row.item!r} names {len(found)} of the {len(self._last[1])} samples "
-                f"of {row.file}"
+                f"of {row.file}; a row names one with `item`, or a stretch with `start`"
             )
         return found[0].checked(str(row.file))
 

@@ -98,7 +98,7 @@ class TaskModel(EmbeddingModel):
         """
         states, mask = self.token_states(batch, self.spec.layer)
         states = states.float()
-        return (states if self.spec.per_token else self.pool(states, mask, self.spec.pooling)), mask
+        return (states if self.spec.per_token else self.pool(states, mask, self.spec.pooling, batch)), mask
 
     def logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the head's outputs, ``(batch, labels)`` or ``(batch, tokens, labels)``, and the mask of tokens."""

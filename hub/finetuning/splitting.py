@@ -107,7 +107,8 @@ def _hold_out(
     positions = np.arange(len(numbers))
     smallest = 0 if None in strata else min(strata.count(s) for s in set(strata))
     if smallest >= 2:
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        # The rarest class has to reach every fold.
+        splitter = StratifiedGroupKFold(min(folds, smallest), shuffle=True, random_state=seed)
         kept, held = next(splitter.split(positions, strata, units))
     else:
         kept, held = next(GroupKFold(folds, shuffle=True, random_state=seed).split(positions, groups=units))

@@ -92,7 +92,7 @@ class NereusModel(EmbeddingModel):
         cells = self._cells(states).transpose(1, 2)
         return cells.unflatten(2, (-(-rows // self.config.stride), -(-columns // self.config.stride)))
 
-    def pool(self, states: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    def pool(self, states: Tensor, mask: Tensor, pooling: str, batch: Mapping[str, Tensor]) -> Tensor:
         """Reduce token states to one vector an image; ``grid`` keeps where in the image things are.
 
         ``grid`` takes the mean over each of 4 x 4 equal parts of an image of any size, ``(batch, features * 16)``, the
@@ -103,7 +103,7 @@ class NereusModel(EmbeddingModel):
             UnsupportedOption: ``grid`` of an image that is not square; the processor's all are.
         """
         if pooling != "grid":
-            return super().pool(states, mask, pooling)
+            return super().pool(states, mask, pooling, batch)
         cells = self._cells(states)
         side = math.isqrt(cells.shape[1])
         if side * side != cells.shape[1]:
