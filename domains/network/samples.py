@@ -18,23 +18,29 @@ _CLIENT6, _SERVER6 = "2001:db8::17", "2001:db8:1::80"
 
 
 def write_samples(folder: Path) -> list[Path]:
-    """Write a pcap of an office, a pcapng of calls and pings, a pcap of a scan, and the office as an Arrow stream.
+    """Write a pcap of an office, a pcapng of calls and pings, a pcap of a scan, and of another office an Arrow stream.
 
     Args:
         folder: An existing folder.
     """
     noise = random.Random(0)
     office, calls, scan, rows = (folder / n for n in ("office.pcap", "calls.pcapng", "scan.pcap", "office.arrow"))
+    office.write_bytes(_office(noise))
+    calls.write_bytes(pcapng(sorted(_call(noise) + _pings(noise))))
+    scan.write_bytes(pcap(_scan(noise)))
+    another = Source.from_bytes(_office(noise), "another.pcap")
+    write_rows(rows, (sample.data for sample in CaptureReader().read(another)), label="office")
+    return [office, calls, scan, rows]
+
+
+def _office(noise: random.Random) -> bytes:
+    """Six lookups, each followed by a visit."""
     records: list[Record] = []
     for visit in range(6):
         at = _START + visit * 2_000 * _MILLISECOND
         records += _lookup(noise, at, 40_000 + visit)
         records += _visit(noise, at + 30 * _MILLISECOND, 50_000 + visit, ipv6=visit % 2 == 1)
-    office.write_bytes(pcap(sorted(records)))
-    calls.write_bytes(pcapng(sorted(_call(noise) + _pings(noise))))
-    scan.write_bytes(pcap(_scan(noise)))
-    write_rows(rows, (sample.data for sample in CaptureReader().read(Source.from_path(office))), label="office")
-    return [office, calls, scan, rows]
+    return pcap(sorted(records))
 
 
 def _lookup(noise: random.Random, at: int, port: int) -> list[Record]:
@@ -96,12 +102,13 @@ def _pings(noise: random.Random) -> list[Record]:
 
 
 def _scan(noise: random.Random) -> list[Record]:
-    """Connections asked for and refused, port after port."""
+    """Connections asked for and refused, port after port; the scanner varies TTL and window, as nmap does."""
     records = []
     for number in range(12):
         at, ports = _START + number * 3 * _MILLISECOND, (61_000, 20 + number)
         seq = noise.getrandbits(32)
-        ask = ip(_CLIENT, _SERVER, 6, tcp(ports, SYN, seq=seq, window=1024))
+        segment = tcp(ports, SYN, seq=seq, window=1024 * (1 + number % 4))
+        ask = ip(_CLIENT, _SERVER, 6, segment, ttl=37 + noise.randrange(23))
         refuse = ip(_SERVER, _CLIENT, 6, tcp(ports[::-1], RESET | ACK, ack=seq + 1, window=0), ttl=54)
         records += [Record(at, ethernet(ask)), Record(at + _MILLISECOND, ethernet(refuse))]
     return records

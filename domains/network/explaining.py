@@ -1,0 +1,195 @@
+"""``fmhub neighbours`` and ``fmhub anomalies``: the flows of a capture beside flows that are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from domains.network.neighbourhood import KnownFlows, votes
+from hub.embedder import Embedder, from_pretrained
+from hub.errors import InvalidInput, InvalidManifest, UnsupportedOption
+from hub.manifest import read_manifest
+from hub.reading import Reader, Sample, Source
+
+Model = Annotated[str, typer.Option(help="A model of network flows: built-in name, folder, or org/repo.")]
+Names = Annotated[bool, typer.Option("--names", help="Show addresses and ports of the flows.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a flow instead of a table.")]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Flows of some files, embedded.
+
+    Attributes:
+        samples: As they were read.
+        files: Name of the file of each.
+        labels: ``(flows,)`` its label, empty where it has none.
+        vectors: ``(flows, features)``.
+    """
+
+    samples: list[Sample]
+    files: list[str]
+    labels: NDArray[np.str_]
+    vectors: NDArray[np.float32]
+
+
+def neighbours(
+    captures: Annotated[list[Path], typer.Argument(help="Captures to explain.")],
+    known: Annotated[Path, typer.Option(help="Manifest with file,label and optional item: flows that are known.")],
+    model: Model = "netfound-tiny",
+    k: Annotated[int, typer.Option("-k", help="Neighbours of a flow that vote.")] = 5,
+    names: Names = False,
+    as_json: AsJson = False,
+) -> None:
+    """Explain the flows of a capture by their nearest labelled flows."""
+    embedder = network_embedder(model)
+    bank = embed_manifest(embedder, known)
+    found = embed_files(embedder, captures, names)
+    nearest = _known(bank, known).nearest(found.vectors, k)
+    rows = []
+    for number, (label, share) in enumerate(votes(nearest, bank.labels)):
+        closest = nearest.rows[number, 0]
+        rows.append(
+            {
+                **_described(found, number),
+                "label": label,
+                "share": round(share, 3),
+                "nearest": f"{bank.labels[closest]} in {bank.files[closest]}",
+                "distance": round(float(nearest.distances[number, 0]), 4),
+            }
+        )
+    _show(rows, as_json)
+
+
+def anomalies(
+    captures: Annotated[list[Path], typer.Argument(help="Captures to judge.")],
+    reference: Annotated[list[Path], typer.Option(help="Captures, or folders of them, of what is usual.")],
+    model: Model = "netfound-tiny",
+    k: Annotated[int, typer.Option("-k", help="The distance is that to the k-th nearest flow.")] = 3,
+    names: Names = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score the flows of a capture by their distance to those of reference captures, the strangest first.
+
+    The score is the share of the reference flows that lie nearer to the rest of the reference: 1 is stranger than all.
+    """
+    embedder = network_embedder(model)
+    suffixes = embedder.system.domain.suffixes
+    files = [f for path in reference for f in (embedder.reader.find(path, suffixes) if path.is_dir() else [path])]
+    bank, found = embed_files(embedder, files), embed_files(embedder, captures, names)
+    usual = _known(bank, reference[0])
+    scores, nearest = usual.anomaly_scores(found.vectors, k), usual.nearest(found.vectors, k)
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], -nearest.distances[i, -1]))
+    rows = [
+        {
+            **_described(found, i),
+            "score": round(float(scores[i]), 3),
+            "distance": round(float(nearest.distances[i, -1]), 4),
+            "nearest": bank.files[nearest.rows[i, 0]],
+        }
+        for i in order
+    ]
+    _show(rows, as_json)
+
+
+def network_embedder(model: str) -> Embedder:
+    """Load a model of network flows.
+
+    Raises:
+        UnsupportedOption: It is a model of something else.
+    """
+    embedder = from_pretrained(model)
+    if embedder.system.domain.name != "network":
+        raise UnsupportedOption(f"{model} is a model of {embedder.system.domain.title}", param="model")
+    return embedder
+
+
+def embed_files(embedder: Embedder, files: Sequence[Path], names: bool = False) -> Embedded:
+    """Embed all flows of some captures.
+
+    Args:
+        embedder: Of network flows.
+        files: The captures.
+        names: Whether keys of flows hold their addresses and ports.
+
+    Raises:
+        InvalidInput: One of them cannot be used.
+    """
+    reader: Any = embedder.reader
+    reader = dataclasses.replace(reader, name_endpoints=names)
+    return _embedded(embedder, ((file, sample, "") for file in files for sample in _flows(reader, file)))
+
+
+def embed_manifest(embedder: Embedder, manifest: Path) -> Embedded:
+    """Embed the labelled flows of a manifest; a row without ``item`` labels all flows of its file.
+
+    Raises:
+        InvalidManifest: It cannot be read, or names a flow that there is not.
+    """
+    return _embedded(embedder, _labelled(embedder, manifest))
+
+
+def _labelled(embedder: Embedder, manifest: Path) -> Iterator[tuple[Path, Sample, str]]:
+    by_file: dict[Path, dict[str, str]] = {}
+    for row in read_manifest(manifest, need=("file", "label")):
+        by_file.setdefault(row.file, {})[row.item] = row.label
+    for file, labels in by_file.items():
+        left = set(labels) - {""}
+        for sample in _flows(embedder.reader, file):
+            label = labels.get(sample.key, labels.get(""))
+            left.discard(sample.key)
+            if label is not None:
+                yield file, sample, label
+        if left:
+            raise InvalidManifest(f"{manifest}: {file.name} has no flow {sorted(left)[0]!r}")
+
+
+def _flows(reader: Reader, file: Path) -> Iterator[Sample]:
+    for sample in reader.read(Source.from_path(file)):
+        if sample.error is None:
+            yield sample
+
+
+def _embedded(embedder: Embedder, flows: Iterator[tuple[Path, Sample, str]]) -> Embedded:
+    found = list(flows)
+    if not found:
+        raise InvalidInput("the files hold no flow that can be used", code="no_flows")
+    samples = [sample for _, sample, _ in found]
+    vectors = np.asarray(embedder.embed(samples).vectors)
+    return Embedded(samples, [f.name for f, _, _ in found], np.array([label for _, _, label in found]), vectors)
+
+
+def _known(bank: Embedded, source: Path) -> KnownFlows:
+    try:
+        return KnownFlows(bank.vectors)
+    except ValueError as error:
+        raise InvalidInput(str(error), code="too_few_flows", source=str(source)) from None
+
+
+def _described(found: Embedded, number: int) -> dict[str, Any]:
+    sample = found.samples[number]
+    facts = {name: sample.metadata[name] for name in ("protocol", "packets", "duration") if name in sample.metadata}
+    return {"file": found.files[number], "flow": sample.key, **facts}
+
+
+def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
