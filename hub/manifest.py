@@ -36,12 +36,13 @@ class Row:
     item: str = ""
 
 
-def read_manifest(path: str | Path, need: Sequence[str] = ("file",)) -> list[Row]:
+def read_manifest(path: str | Path, need: Sequence[str] = ("file",), *, leaky: bool = False) -> list[Row]:
     """Read a manifest.
 
     Args:
         path: The CSV file; relative paths in it start at its folder.
         need: Columns that must be present and filled.
+        leaky: Leave the groups out, so that its split may part them.
 
     Raises:
         InvalidManifest: It is no CSV, lacks a column, names a missing file, has a span that is no span, or a
@@ -69,6 +70,8 @@ def read_manifest(path: str | Path, need: Sequence[str] = ("file",)) -> list[Row
         if not file.exists():
             raise InvalidManifest(f"{where}: no such file: {entry['file']}")
         values = {c: (entry.get(c) or "").strip() for c in ("label", "group", "split", "item")}
+        if leaky:
+            values["group"] = ""
         if values["split"] not in ("", *SPLITS):
             raise InvalidManifest(f"{where}: split is {values['split']!r}; it is one of {', '.join(SPLITS)}, or empty")
         rows.append(Row(file, span=_span(entry, where), **values))

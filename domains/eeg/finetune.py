@@ -1,9 +1,9 @@
 """Fine-tuning on EEG: what this domain knows about it, and its script.
 
-- ``python -m domains.eeg.finetune run MODEL --manifest FILE.csv ...`` is ``fmhub finetune`` with one more rule: rows
-  must say their subject (column ``group``), and a set without subjects, or with one on two sides, is refused, unless
-  ``--leaky-split`` says that this is meant. A row is one vector, be it a trial of 2 s with start and
-  stop, or a whole recording with neither, so the same command classifies windows and recordings.
+- ``python -m domains.eeg.finetune run MODEL --manifest FILE.csv ...`` is ``fmhub finetune``. Rows must say their
+  subject (column ``group``): a set without subjects, or with one on two sides, is refused, unless ``--leaky-split``
+  says that this is meant. A row is one vector, be it a trial of 2 s with start and stop, or a whole recording with
+  neither, so the same command classifies windows and recordings.
 - ``... windows MANIFEST OUT --seconds 2`` turns a manifest of recordings to one of their windows.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ import typer
 from domains.eeg.recording import Recording
 from hub.errors import InvalidManifest
 from hub.finetuning.options import Preset
-from hub.manifest import COLUMNS
+from hub.manifest import COLUMNS, Row
 from hub.reading import Sample, Source, Span
 
 MOST_SHIFT = 0.1
@@ -58,50 +57,28 @@ def preset() -> Preset:
             "lora": {"pooling": "mean_std", "learning_rate": 1e-3, "head_learning_rate": 3e-3},
         },
         augment=jitter,
+        rows=with_subjects_apart,
     )
 
 
-def check_subjects(manifest: Path) -> None:
-    """Refuse a labelled set whose split would let one subject be on both sides.
-
-    Raises:
-        InvalidManifest: A row names no subject, or a subject is in several parts; the text says what to do.
-    """
-    rows = _table(manifest)
-    anonymous = [number for number, row in enumerate(rows, start=2) if not row["group"]]
-    if anonymous:
-        raise InvalidManifest(
-            f"{manifest}, line {anonymous[0]}: the column 'group' names no subject ({len(anonymous)} of {len(rows)} "
-            "rows). Windows of one person on both sides of a split make any model look good: name the subjects, or "
-            "give --leaky-split if the leak is meant"
-        )
-    parts: dict[str, set[str]] = {}
-    for row in rows:
-        if row["split"]:
-            parts.setdefault(row["group"], set()).add(row["split"])
-    leaking = sorted(group for group, sides in parts.items() if len(sides) > 1)
-    if leaking:
-        raise InvalidManifest(
-            f"{manifest}: subject {leaking[0]!r} is in {' and '.join(sorted(parts[leaking[0]]))} ({len(leaking)} such "
-            "subjects): the test would tell persons, not labels. Split by subject, or give --leaky-split if the leak "
-            "is meant"
-        )
-
-
-def completed(manifest: Path, copy: Path, *, leaky: bool) -> None:
-    """Write a manifest again, with absolute paths.
+def with_subjects_apart(rows: Sequence[Row], leaky: bool) -> list[Row]:
+    """Return the rows of a labelled set, each of which is one vector; what names no stretch is a whole recording.
 
     Args:
-        manifest: The set. A row that names neither start, stop nor item means the whole recording, which starts at 0.
-        copy: Where to.
-        leaky: Leave the subjects out, so that any split is taken.
+        rows: The set; the group is the subject.
+        leaky: Take rows without a subject.
+
+    Raises:
+        InvalidManifest: A row names no subject; the text says what to do.
     """
-    rows = []
-    for row in _table(manifest):
-        whole = {} if row["start"] or row["stop"] or row["item"] else {"start": "0"}
-        anonymous = {"group": ""} if leaky else {}
-        rows.append(row | {"file": str((manifest.parent / row["file"]).resolve())} | whole | anonymous)
-    _write(copy, rows)
+    anonymous = [row for row in rows if not row.group]
+    if anonymous and not leaky:
+        raise InvalidManifest(
+            f"{anonymous[0].file.name}: the column 'group' names no subject ({len(anonymous)} of {len(rows)} rows). "
+            "Windows of one person on both sides of a split make any model look good: name the subjects, or give "
+            "--leaky-split if the leak is meant"
+        )
+    return [row if row.span or row.item else replace(row, span=Span(0.0)) for row in rows]
 
 
 def windows(
@@ -170,24 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from hub.errors import HubError
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    forwarded = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-    @app.command("run", context_settings=forwarded)
-    def run(
-        context: typer.Context,
-        manifest: Annotated[Path, typer.Option(help="CSV with file,label,group; the group is the subject.")],
-        leaky_split: Annotated[bool, typer.Option("--leaky-split", help="Let subjects be on both sides.")] = False,
-    ) -> None:
-        """Fine-tune with subjects kept apart; takes the options of ``fmhub finetune``."""
-        inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        inner.command()(finetune)
-        if not leaky_split:
-            check_subjects(manifest)
-        with tempfile.TemporaryDirectory() as folder:
-            used = Path(folder) / manifest.name
-            completed(manifest, used, leaky=leaky_split)
-            inner(["--manifest", str(used), *context.args], standalone_mode=False)
-
+    app.command("run")(finetune)
     app.command("windows")(windows)
     try:
         app(list(arguments) if arguments is not None else None)

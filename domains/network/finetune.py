@@ -1,17 +1,15 @@
 """Fine-tuning on flows: what this domain knows about it, and its script.
 
 - ``python -m domains.network.finetune labels LABELS.csv MANIFEST.csv`` makes a manifest of labels by endpoints.
-- ``... run MODEL --manifest FILE.csv ...`` is ``fmhub finetune`` with flows of one capture kept on one side of every
-  split: classes, several labels, or numbers of flows.
+- ``... run MODEL --manifest FILE.csv ...`` is ``fmhub finetune``: classes, several labels, or numbers of flows. Flows
+  of one capture are kept on one side of every split, unless ``--leaky-split`` is given.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,10 +17,13 @@ from hub.finetuning.options import Preset
 
 
 def preset() -> Preset:
-    """Return settings for small encoders, which are not tuned: mean and deviation of the states of all layers."""
+    """Return what this domain knows: captures stay whole, and settings for small encoders, which are not tuned."""
     frozen = {"pooling": "mean_std", "layer": "all", "batch_size": 64}
     whole = {**frozen, "learning_rate": 3e-4, "head_learning_rate": 2e-3, "batch_size": 32, "epochs": 30, "patience": 8}
-    return Preset(defaults={"frozen": frozen, "full": whole, "layerwise": whole, "lora": whole})
+    from domains.network.labelling import grouped_by_capture
+
+    defaults = {"frozen": frozen, "full": whole, "layerwise": whole, "lora": whole}
+    return Preset(defaults=defaults, rows=grouped_by_capture)
 
 
 def labels(
@@ -37,40 +38,16 @@ def labels(
     typer.echo(f"{found} labelled flows in {output}" + (f"; {lost} rows name no flow" if lost else ""))
 
 
-def run_command() -> Any:
-    """Return ``fmhub finetune`` with one option more."""
-    import inspect
-
-    from domains.network.labelling import write_grouped
-    from hub.cli.finetune import finetune
-
-    @functools.wraps(finetune)
-    def run(*args: Any, manifest: Path, shared_captures: bool = False, **options: Any) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
-            grouped = write_grouped(manifest, Path(scratch) / manifest.name, shared_captures)
-            finetune(*args, manifest=grouped, **options)
-
-    signature = inspect.signature(finetune, eval_str=True)
-    shared = inspect.Parameter(
-        "shared_captures",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=False,
-        annotation=Annotated[bool, typer.Option(help="Allow flows of one capture on both sides of a split.")],
-    )
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), shared])  # type: ignore[attr-defined]
-    run.__annotations__ = {name: p.annotation for name, p in run.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    return run
-
-
 def main() -> None:
     """Run the script."""
     # Bars of libraries would break up the lines that are printed.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from hub.cli.finetune import finetune
     from hub.errors import HubError
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command("labels")(labels)
-    app.command("run")(run_command())
+    app.command("run")(finetune)
     try:
         app()
     except HubError as error:

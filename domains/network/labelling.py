@@ -14,7 +14,7 @@ from pathlib import Path
 from domains.network.flow import Flow
 from domains.network.reading import CaptureReader
 from hub.errors import InvalidManifest
-from hub.manifest import Row, read_manifest
+from hub.manifest import Row
 from hub.reading import Source
 
 COLUMNS = ("file", "proto", "src_ip", "src_port", "dst_ip", "dst_port", "label")
@@ -67,48 +67,30 @@ def manifest_of(
     return found, lost
 
 
-def grouped_by_capture(rows: Sequence[Row], shared_captures: bool) -> list[Row]:
+def grouped_by_capture(rows: Sequence[Row], leaky: bool) -> list[Row]:
     """Return a manifest's rows such that flows of one capture stay together.
 
     Args:
         rows: Of a manifest of flows.
-        shared_captures: Leave the rows as they are: flows of one capture may be on both sides of a split.
+        leaky: Leave the rows as they are: flows of one capture may be on both sides of a split.
 
     Raises:
         InvalidManifest: Its ``split`` column puts flows of one capture on two sides.
     """
-    if shared_captures:
+    if leaky:
         return list(rows)
     sides: dict[Path, str] = {}
     for row in rows:
         if row.split and sides.setdefault(row.file, row.split) != row.split:
             raise InvalidManifest(
                 f"flows of {row.file.name} are in the {sides[row.file]} and the {row.split} part: hosts and times of a "
-                "capture give its flows away; keep captures whole, or allow it with --shared-captures"
+                "capture give its flows away; keep captures whole, or allow it with --leaky-split"
             )
     # A group may hold several captures (of one day, of one host), but not a part of one.
     homes: dict[Path, str] = {}
     for row in rows:
         homes.setdefault(row.file, row.group or str(row.file))
     return [Row(row.file, row.label, homes[row.file], row.split, row.span, row.item) for row in rows]
-
-
-def write_grouped(manifest: Path, output: Path, shared_captures: bool = False) -> Path:
-    """Write the manifest that `grouped_by_capture` makes of another, with absolute paths, and return where it is.
-
-    Raises:
-        InvalidManifest: See `grouped_by_capture`, or it is no manifest.
-    """
-    rows = grouped_by_capture(read_manifest(manifest, need=("file", "label")), shared_captures)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["file", "item", "label", "group", "split", "start", "stop"])
-        for row in rows:
-            start, stop = (row.span.start, row.span.stop) if row.span else (None, None)
-            ends = ["" if end is None else end for end in (start, stop)]
-            writer.writerow([row.file.resolve(), row.item, row.label, row.group, row.split, *ends])
-    return output
 
 
 def _flows(path: Path, compat: bool) -> dict[Ends, list[tuple[float, str]]]:

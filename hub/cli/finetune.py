@@ -34,6 +34,9 @@ def finetune(
     valid_share: Annotated[float | None, typer.Option(help="Share of the training part for early stopping.")] = None,
     test_share: Annotated[float | None, typer.Option(help="Share of a set without a split column to test on.")] = None,
     augment: Annotated[bool | None, typer.Option(help="Use the domain's augmentation, if it has one.")] = None,
+    leaky_split: Annotated[
+        bool, typer.Option("--leaky-split", help="Let a group (a subject, a capture) be on both sides of the split.")
+    ] = False,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of splits, order, initialisation and dropout.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
@@ -41,7 +44,7 @@ def finetune(
 ) -> None:
     """Fine-tune a model on a labelled set; the result loads and serves with its task.
 
-    What is not given is the domain's choice for the mode. A group is never on two sides of the split.
+    What is not given is the domain's choice for the mode. A group is on two sides of the split only if told to.
     """
     import torch
 
@@ -74,6 +77,7 @@ def finetune(
             "valid_share": valid_share,
             "test_share": test_share,
             "augment": augment,
+            "leaky_split": leaky_split,
             "precision": precision,
             "seed": seed,
         },

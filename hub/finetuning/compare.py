@@ -15,10 +15,10 @@ from hub.errors import InvalidManifest
 from hub.finetuning.data import LabelledSamples
 from hub.finetuning.metrics import CHOSEN_BY
 from hub.finetuning.options import FinetuneOptions
-from hub.finetuning.run import Outcome, Start, fit, preset_of
+from hub.finetuning.run import Outcome, Start, fit, labelled_rows, preset_of
 from hub.finetuning.splitting import Parts, check_parts
 from hub.finetuning.targets import Targets
-from hub.manifest import Row, read_manifest
+from hub.manifest import Row
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compare(
     """
     start = Start.find(model)
     preset = preset_of(start.system.domain)
-    rows = read_manifest(manifest, need=("file", "label", "group"))
+    rows = labelled_rows(manifest, preset, ("file", "label", "group"))
     targets = Targets.from_rows(rows, task)
     options = {
         name: FinetuneOptions.for_mode(task, c.mode, preset, **{**c.options, **(common or {})})

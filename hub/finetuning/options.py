@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from hub.errors import UnsupportedOption
 from hub.finetuning.task import ANSWERS
+from hub.manifest import Row
 from hub.modeling import Layer
 from hub.reading import Sample
 from hub.training.recipe import PRECISIONS, SCHEDULES
@@ -34,10 +35,13 @@ class Preset:
     Attributes:
         defaults: Mode to options that replace the hub's defaults.
         augment: Changes a training sample without changing its label, or ``None``.
+        rows: Completes the rows of a labelled set (what belongs together gets one ``group``, for example) and raises
+            InvalidManifest on a split that leaks, unless its second argument says that the leak is meant; or ``None``.
     """
 
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     augment: Augment | None = None
+    rows: Callable[[Sequence[Row], bool], list[Row]] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class FinetuneOptions:
         valid_share: Share of the training part held out for early stopping; 0 trains to the end.
         test_share: Share of a set without a split column held out for the test.
         augment: Use the domain's augmentation.
+        leaky_split: Let what belongs together (a subject, a capture) be on both sides of the split.
         seed: Of splits, order, initialisation, dropout and augmentation.
     """
 
@@ -97,6 +102,7 @@ class FinetuneOptions:
     valid_share: float = 0.15
     test_share: float = 0.2
     augment: bool = False
+    leaky_split: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ from hub.finetuning.splitting import Parts, split
 from hub.finetuning.targets import Targets
 from hub.finetuning.task import NUMBER_TASKS, SECTION, TOKEN_TASKS, HeadSpec
 from hub.finetuning.trainer import FinetuneTrainer, HeadAlone, OnEpoch, WholeModel, judge
-from hub.manifest import read_manifest
+from hub.manifest import Row, read_manifest
 from hub.processing import Processor
 from hub.publishing import save_checkpoint
 
@@ -116,6 +116,16 @@ class Outcome:
     trainable: int
     seconds: float
     history: list[dict[str, float]] = field(repr=False)
+
+
+def labelled_rows(manifest: Path, preset: Preset, need: Sequence[str], leaky: bool = False) -> list[Row]:
+    """Return the rows of a labelled set as its domain wants them.
+
+    Raises:
+        InvalidManifest: It cannot be read, or its split leaks.
+    """
+    rows = read_manifest(manifest, need=need, leaky=leaky)
+    return rows if preset.rows is None else preset.rows(rows, leaky)
 
 
 def preset_of(domain: Domain) -> Preset:
@@ -243,7 +253,7 @@ def finetune(
         options = FinetuneOptions.for_mode(preset=preset, **options)
     if options.augment and preset.augment is None:
         raise UnsupportedOption(f"domain {start.system.domain.name!r} has no augmentation", param="augment")
-    rows = read_manifest(manifest, need=("file", "label"))
+    rows = labelled_rows(manifest, preset, ("file", "label"), options.leaky_split)
     targets = Targets.from_rows(rows, options.task, options.labels)
     parts = split(rows, targets, options.valid_share, options.test_share, options.seed)
     samples = LabelledSamples(rows, start.processor, on_error, preset.augment if options.augment else None)

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 import hub
-from domains.network.finetune import run_command
 from domains.network.labelling import grouped_by_capture, manifest_of
 from domains.network.neighbourhood import KnownFlows, votes
 from domains.network.reading import CaptureReader
 from domains.network.samples import write_samples
 from hub.cli import build
 from hub.errors import InvalidManifest
+from hub.finetuning.run import finetune
 from hub.manifest import read_manifest
 from hub.publishing import card_metadata, save_checkpoint, write_card
 from hub.reading import Source
@@ -88,7 +88,7 @@ def test_flows_of_a_capture_are_on_two_sides_only_if_told_to(tmp_path: Path) -> 
     lines = [f"{office.name},{item},x,{'train' if i else 'test'}" for i, item in enumerate(items)]
     manifest.write_text("\n".join(["file,item,label,split", *lines]))
     rows = read_manifest(manifest)
-    with pytest.raises(InvalidManifest, match=r"office\.pcap .*--shared-captures"):
+    with pytest.raises(InvalidManifest, match=r"office\.pcap .*--leaky-split"):
         grouped_by_capture(rows, False)
     assert grouped_by_capture(rows, True) == rows
     assert {row.group for row in grouped_by_capture([r for r in rows if r.split == "train"], False)} == {str(office)}
@@ -115,8 +115,8 @@ def test_neighbours_and_anomalies_print_flows_without_their_addresses(checkpoint
 def test_the_script_fine_tunes_on_whole_captures(checkpoint: Path, tmp_path: Path) -> None:
     labels_by_endpoints(tmp_path)
     manifest_of(tmp_path / "labels.csv", tmp_path / "flows.csv", split=lambda row: "train")
-    options = {"mode": "frozen", "epochs": 3, "valid_share": 0.0, "class_weights": "balanced", "from_scratch": False}
-    run_command()(str(checkpoint), manifest=tmp_path / "flows.csv", output_dir=tmp_path / "tuned", **options)
+    options = {"task": "classification", "epochs": 3, "valid_share": 0.0, "class_weights": "balanced"}
+    finetune(checkpoint, tmp_path / "flows.csv", tmp_path / "tuned", options)
     tuned = hub.from_pretrained(tmp_path / "tuned")
     answers = tuned.run("classify", tmp_path / "office.pcap")
     assert {"label", "scores"} == set(answers[0]) and set(answers[0]["scores"]) == {"p1", "p17", "p6"}
