@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_names_the_files(toy, recipe, toy_files, tmp_p
         ({"training": {"steps": 5, "batch_size": 1, "learning_rate": "2e-4"}}, "write 2.0e-4"),
         (
             {"training": {"steps": 5, "batch_size": 1, "schedule": "step"}},
-            "none of linear, cosine, constant, infinite",
+            "none of linear, cosine, constant, warmup-stable-decay",
         ),
         ({"training": {"steps": 5, "batch_size": 1, "log_every": 3, "save_every": 10}}, "multiple of log_every"),
         ({"training": {"steps": 5, "batch_size": 1, "monitor_every": 7, "log_every": 5}}, "monitor_every .7. must be"),
