@@ -100,9 +100,10 @@ def test_it_is_evaluated(environment, run, tmp_path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("backend", ["local", "ray"])
-def test_it_is_served(environment, run, backend) -> None:
+def test_it_is_served(environment, run, backend, tmp_path) -> None:
     command = [sys.executable, "-m", "hub.cli", "serve", str(run), "--port", "0", "--backend", backend]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with (tmp_path / "stderr").open("w") as errors:
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         assert server.stdout is not None
         printed = ""
@@ -111,7 +112,7 @@ def test_it_is_served(environment, run, backend) -> None:
             if "curl" in line:
                 break
         address = re.search(r"http://127\.0\.0\.1:\d+", printed)
-        assert address, printed
+        assert address, printed + (tmp_path / "stderr").read_text()
         curl = printed.splitlines()[-1].split()
         answer = json.loads(subprocess.run([*curl, "-s"], capture_output=True, text=True, timeout=60).stdout)
         assert [d["item"]["key"] for d in answer["data"]] == ["rising0", "rising1", "rising2"]
