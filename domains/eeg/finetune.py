@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import typer
 
 from domains.eeg.recording import Recording
+from hub.cli.script import run_script
 from hub.errors import InvalidManifest
 from hub.finetuning.options import Preset
 from hub.manifest import COLUMNS, Row
@@ -141,18 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Those of the command line unless given.
     """
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-    from hub.errors import HubError
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command("run")(finetune)
-    app.command("windows")(windows)
-    try:
-        app(list(arguments) if arguments is not None else None)
-    except HubError as error:
-        raise SystemExit(str(error)) from None
+    run_script({"windows": windows}, arguments)
 
 
 if __name__ == "__main__":

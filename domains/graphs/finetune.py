@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from domains.graphs.molecules.finetune import preset as molecule_preset
+from hub.cli.script import run_script
 from hub.finetuning.options import Preset
 
 
@@ -65,18 +65,7 @@ def links(
 
 def main() -> None:
     """Run the script."""
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-    from hub.errors import HubError
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    for name, command in (("run", finetune), ("nodes", nodes), ("links", links)):
-        app.command(name)(command)
-    try:
-        app()
-    except HubError as error:
-        raise SystemExit(str(error)) from None
+    run_script({"nodes": nodes, "links": links})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import typer
 from domains.music.audio import Audio
 from domains.music.reading import MusicReader
 from domains.music.scoring import beat_f_measure, beat_labels, beat_times, key_score, read_beats
+from hub.cli.script import run_script
 from hub.finetuning.options import Preset
 from hub.manifest import Row, read_manifest
 from hub.reading import Sample, Source
@@ -135,18 +136,7 @@ def _test_part(rows: list[Row]) -> list[Row]:
 
 def main() -> None:
     """Run the script."""
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-    from hub.errors import HubError
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    for name, command in (("run", finetune), ("beats", beats), ("score-beats", score_beats), ("score-key", score_key)):
-        app.command(name)(command)
-    try:
-        app()
-    except HubError as error:
-        raise SystemExit(str(error)) from None
+    run_script({"beats": beats, "score-beats": score_beats, "score-key": score_key})
 
 
 if __name__ == "__main__":

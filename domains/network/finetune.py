@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hub.cli.script import run_script
 from hub.finetuning.options import Preset
 
 
@@ -40,18 +40,7 @@ def labels(
 
 def main() -> None:
     """Run the script."""
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-    from hub.errors import HubError
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command("labels")(labels)
-    app.command("run")(finetune)
-    try:
-        app()
-    except HubError as error:
-        raise SystemExit(str(error)) from None
+    run_script({"labels": labels})
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def manifest_of(
         InvalidManifest: A column is missing, or a value is no address or number.
         InvalidInput: A capture cannot be read.
     """
+    if not labels.is_file():
+        raise InvalidManifest(f"{labels}: no such file")
     wanted: dict[str, list[dict[str, str]]] = {}
     with labels.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)

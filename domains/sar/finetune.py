@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ import torch
 import typer
 
 from domains.sar.raster import ArrayPixels, Raster
+from hub.cli.script import run_script
 from hub.finetuning.options import Preset
 from hub.reading import Sample
 
@@ -81,18 +81,7 @@ def segment(
 
 def main() -> None:
     """Run the script."""
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-    from hub.errors import HubError
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command("run")(finetune)
-    app.command("segment")(segment)
-    try:
-        app()
-    except HubError as error:
-        raise SystemExit(str(error)) from None
+    run_script({"segment": segment})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import torch
 import typer
 
 from domains.speech.reading import Waveform
+from hub.cli.script import run_script
 from hub.finetuning.options import Preset
 from hub.reading import Sample
 
@@ -96,14 +96,7 @@ def compare(
 
 def main() -> None:
     """Run the script."""
-    # Bars of libraries would break up the lines that are printed.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from hub.cli.finetune import finetune
-
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command("run")(finetune)
-    app.command("compare")(compare)
-    app()
+    run_script({"compare": compare})
 
 
 if __name__ == "__main__":
