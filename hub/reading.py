@@ -123,6 +123,16 @@ class Sample:
         return self
 
 
+def has_suffix(name: str, suffixes: Collection[str]) -> bool:
+    """Return whether a file's name ends with one of the suffixes, which may be double (``.nii.gz``).
+
+    Args:
+        name: With or without folders.
+        suffixes: Lower-case, with the dot.
+    """
+    return name.lower().endswith(tuple(suffixes))
+
+
 class Reader(ABC):
     """Native files, or a plain JSON form, to samples. One class a domain.
 
@@ -172,7 +182,7 @@ class Reader(ABC):
         return sorted(
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in suffixes
+            if has_suffix(path.name, suffixes)
             and path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         )

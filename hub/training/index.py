@@ -13,7 +13,7 @@ from pathlib import Path
 from hub.domain import Domain
 from hub.errors import InvalidInput, InvalidManifest
 from hub.manifest import read_manifest
-from hub.reading import Reader, Sample, Source, Span
+from hub.reading import Reader, Sample, Source, Span, has_suffix
 from hub.training.collation import Collator
 from hub.training.shards import SUFFIXES, Member, ShardReader, is_shard, members
 
@@ -141,7 +141,7 @@ def _wanted(data: str | Path, domain: Domain, reader: Reader, column: str) -> tu
     path = Path(data)
     if not path.exists() and _REPOSITORY.match(str(data)):
         path = _fetched(str(data), domain)
-    if path.is_file() and path.suffix.lower() in domain.suffixes and path.suffix.lower() != ".csv":
+    if path.is_file() and has_suffix(path.name, domain.suffixes) and path.suffix.lower() != ".csv":
         return [_Wanted(path)], []
     if path.is_file() and not is_shard(path):
         rows = read_manifest(path)

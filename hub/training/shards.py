@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hub.errors import InvalidInput, InvalidManifest
-from hub.reading import Reader, Sample, Source
+from hub.reading import Reader, Sample, Source, has_suffix
 
 SUFFIXES = (".parquet", ".tar")
 TAR_BLOCK = 64
@@ -71,7 +71,7 @@ def _tar_members(shard: Path, suffixes: Collection[str]) -> Iterator[Member]:
         with tarfile.open(shard, "r:") as archive:
             count = 0
             for info in archive:
-                if info.isfile() and PurePosixPath(info.name).suffix.lower() in suffixes:
+                if info.isfile() and has_suffix(info.name, suffixes):
                     yield Member(f"{info.offset_data}+{info.size}", PurePosixPath(info.name).name, count // TAR_BLOCK)
                     count += 1
     except tarfile.TarError as error:
