@@ -22,17 +22,20 @@ from hub.training.index import Entry
 class FeatureCache:
     """Prepared samples in a folder, one file each, named by everything that they depend on.
 
-    A changed native file (by size or time), processor or system gets a new name, so a stale entry is never read. Files
-    are written beside their place and renamed, so several processes and runs may share the folder.
+    A changed native file (by size or time), processor, system or option of it gets a new name, so a stale entry is
+    never read. Files are written beside their place and renamed, so several processes and runs may share the folder.
     """
 
-    def __init__(self, folder: Path, collator: Collator, processor: Processor) -> None:
+    def __init__(
+        self, folder: Path, collator: Collator, processor: Processor, options: Mapping[str, Any] | None = None
+    ) -> None:
         """Use or create a folder.
 
         Args:
             folder: Of the cache.
             collator: Whose ``prepare`` is kept.
             processor: Whose configuration the features depend on.
+            options: What else they may depend on: the recipe's ``model`` and ``pretext``.
 
         Raises:
             InvalidRecipe: This system's collator prepares nothing that could be kept.
@@ -42,7 +45,8 @@ class FeatureCache:
             raise InvalidRecipe(f"{kind.__name__} prepares nothing ahead of its views, so there is nothing to cache")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._maker = json.dumps([kind.__module__, kind.__name__, processor.to_dict()], sort_keys=True, default=str)
+        maker = [kind.__module__, kind.__name__, processor.to_dict(), options or {}]
+        self._maker = json.dumps(maker, sort_keys=True, default=str)
 
     def get(self, entry: Entry, make: Callable[[], Any]) -> Any:
         """Return what is kept for an entry; make and keep it when it is not there, or cannot be read.

@@ -161,13 +161,14 @@ def pretrain(
         # There from the beginning, so that another run can go on from any checkpoint of this one.
         processor.save_pretrained(output)
     entries = _index(output / INDEX, sources, recipe, reader, collator, on_error, keep=resume, write=main)
+    parts = {"model": dict(recipe.model), "pretext": dict(recipe.pretext)}
     training_data = TrainingData(
         entries,
         reader,
         collator,
         options.seed,
         column=sources.column,
-        cache=FeatureCache(sources.cache, collator, processor) if sources.cache else None,
+        cache=FeatureCache(sources.cache, collator, processor, parts) if sources.cache else None,
     )
     callbacks: list[Any] = []
     curation = None

@@ -177,6 +177,10 @@ def test_the_cache_keeps_what_was_prepared_until_its_file_changes(parts, many_fi
     other = type(processor)(scale=3.0)
     TrainingData(entries, reader, collator, 0, cache=FeatureCache(tmp_path / "cache", collator, other)).prepared(0)
     assert Doubling.made == len(entries) + 3
+    # The same collator under another option may prepare something else.
+    other_cache = FeatureCache(tmp_path / "cache", collator, processor, {"pretext": {"crop": 5}})
+    TrainingData(entries, reader, collator, 0, cache=other_cache).prepared(0)
+    assert Doubling.made == len(entries) + 4
 
 
 def test_a_system_that_prepares_nothing_has_nothing_to_cache(recipe, many_files, tmp_path) -> None:
