@@ -26,13 +26,13 @@ class TrainingOptions:
         batch_size: Samples in a batch, over all processes; or 0 to batch by ``batch_cost`` alone.
         batch_cost: Largest padded cost of a batch in the processor's unit; or 0 to batch by ``batch_size`` alone.
         accumulation: Batches in an optimiser step.
-        optimizer: ``adamw``, ``lars``, or ``module:Class`` relative to the domain's package.
+        optimizer: ``adamw``, ``lars``, ``dino-adamw``, or ``module:Class`` relative to the domain's package.
         learning_rate: Peak.
         weight_decay: For every parameter but biases and normalisation weights.
         schedule: One of `hub.training.schedules.SCHEDULES`.
         warmup: Share of the steps spent rising linearly to the peak.
         decay: Share of the steps at the end that ``warmup-stable-decay`` falls for.
-        final: Factor of the peak that a falling schedule ends at.
+        final: Factor of the peak that a falling schedule ends at; above 1 it rises, as a few published ones do.
         clip: Largest global gradient norm; 0 for no clipping.
         precision: ``fp32``, or ``bf16`` autocast.
         seed: Of initialisation, order, crops, masks and dropout.
@@ -75,9 +75,11 @@ class TrainingOptions:
             raise InvalidRecipe(f"training.schedule {self.schedule!r} is none of {', '.join(SCHEDULES)}")
         if self.precision not in PRECISIONS:
             raise InvalidRecipe(f"training.precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
-        for name, what in (("warmup", "share of the steps"), ("decay", "share of the steps"), ("final", "factor")):
+        for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InvalidRecipe(f"training.{name} {getattr(self, name)} is a {what}, from 0 to 1")
+                raise InvalidRecipe(f"training.{name} {getattr(self, name)} is a share of the steps, from 0 to 1")
+        if not self.final >= 0:
+            raise InvalidRecipe(f"training.final {self.final} is a factor, at least 0")
         for name in ("save_every", "monitor_every"):
             # A resumed run must write the same points of the curve as an uninterrupted one.
             if getattr(self, name) % self.log_every:

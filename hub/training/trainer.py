@@ -17,6 +17,7 @@ from hub.modeling import EmbeddingModel, PretextModel
 from hub.quiet import without_progress_bars
 from hub.training.continuing import take_over_optimizer, write_schedule_state
 from hub.training.data import Collation, TrainingData
+from hub.training.dino import DinoAdamW
 from hub.training.lars import Lars
 from hub.training.monitors import CollapseMonitor
 from hub.training.plan import BatchPlan
@@ -25,7 +26,7 @@ from hub.training.schedules import phase, schedule_factor
 from hub.training.self_distillation import Distiller
 
 KEPT_CHECKPOINTS = 2
-OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "lars": Lars}
+OPTIMIZERS: dict[str, Any] = {"adamw": torch.optim.AdamW, "lars": Lars, "dino-adamw": DinoAdamW}
 
 
 class TrainingDiverged(HubError):

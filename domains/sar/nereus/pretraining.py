@@ -12,10 +12,10 @@ from transformers import initialization as init
 from domains.sar.nereus.configuration import NereusConfig
 from domains.sar.nereus.head import DinoHead
 from domains.sar.nereus.modeling import NereusModel
-from domains.sar.nereus.schedules import half_cosine, warmed_up
 from hub.modeling import PretextModel, PretextOutput
 from hub.ssl.dino import Centre, dino
 from hub.ssl.teacher import EMATeacher
+from hub.training.dino import half_cosine, warmed_up
 
 
 class Network(nn.Module):

@@ -15,11 +15,11 @@ from domains.sar.nereus.configuration import NereusConfig
 from domains.sar.nereus.conversion import config_from_weights, fill
 from domains.sar.nereus.modeling import NereusModel
 from domains.sar.nereus.pretraining import NereusForPreTraining
-from domains.sar.nereus.schedules import half_cosine, warmed_up
 from domains.sar.nereus.weights import from_published
 from hub.curation.balanced import balanced_counts, water_level
 from hub.curation.target import similar_in_rounds
 from hub.ssl.dino import Centre, dino
+from hub.training.dino import half_cosine, warmed_up
 from hub.training.schedules import schedule_factor
 
 Compare = Callable[..., None]

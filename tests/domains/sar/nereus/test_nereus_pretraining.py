@@ -10,11 +10,11 @@ import torch
 from domains.sar.nereus.augmentation import gaussian, random_box, speckle
 from domains.sar.nereus.collation import NereusCollator
 from domains.sar.nereus.configuration import NereusConfig
-from domains.sar.nereus.optimization import CLIP, DinoAdamW
 from domains.sar.nereus.pretraining import NereusForPreTraining
 from domains.sar.nereus.processing import NereusProcessor
 from hub.errors import InvalidRecipe
 from hub.training.collation import Randomness, seeded_generator
+from hub.training.dino import CLIP, DinoAdamW
 
 SMALL = {
     "embedding_size": 8,

@@ -1,4 +1,7 @@
-"""DINO's optimiser: AdamW with gradients clipped tensor by tensor and a weight decay that rises over the run."""
+"""DINO's optimiser, and how its settings change over a run (Caron et al. 2021, and the code published with it).
+
+AdamW with gradients clipped tensor by tensor and a weight decay that rises. Nereus and Alice train with it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Any
 
 import torch
 
-from domains.sar.nereus.schedules import half_cosine
+from hub.ssl.teacher import cosine_momentum
 
 CLIP = 3.0
 """Largest norm of the gradient of one parameter tensor, DINO's setting for its ViTs."""
 
 
 class DinoAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` for the parameter groups of `NereusForPreTraining`; a recipe sets its own ``clip`` to 0."""
+    """`torch.optim.AdamW` for parameter groups that tell the run's progress; a recipe sets its own ``clip`` to 0."""
 
     def __init__(self, params: Iterable[dict[str, Any]], lr: float = 5e-4) -> None:
         """Create the optimiser.
@@ -40,3 +43,21 @@ class DinoAdamW(torch.optim.AdamW):
                 if parameter.grad is not None:
                     torch.nn.utils.clip_grad_norm_(parameter, CLIP)
         return super().step(closure)
+
+
+def half_cosine(progress: float, start: float, end: float) -> float:
+    """Return the value at ``progress`` (0 to 1) on a half cosine between two values from 0 to 1."""
+    # Of one whole step a fraction: the curve is that of the teacher's momentum, which weight decay follows too.
+    return cosine_momentum(progress, 1, start=start, end=end)  # type: ignore[arg-type]
+
+
+def warmed_up(progress: float, start: float, end: float, warmup: float) -> float:
+    """Return the value at ``progress`` that goes evenly from ``start`` to ``end`` and then stays.
+
+    Args:
+        progress: Share of the run that is done.
+        start: At the beginning.
+        end: From ``warmup`` on.
+        warmup: Share of the run.
+    """
+    return end if progress >= warmup else start + (end - start) * progress / warmup
