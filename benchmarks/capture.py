@@ -1,7 +1,7 @@
 """Captures to flows beside the loops people write with dpkt and scapy, and the pace over a large capture.
 
-``python -m benchmarks.capture [CAPTURE ...] [--gigabytes 1]``; without a capture one is generated. dpkt and scapy are
-no dependencies: those that are not installed are left out.
+``python -m benchmarks.capture [CAPTURE ...] [--gigabytes 1] [--model netfound-tiny]``; without a capture one is
+generated. dpkt and scapy are no dependencies: those that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from domains.network.capture.window import Notes, Window
 from domains.network.reading import CaptureReader
 from domains.network.samples import write_samples
 from domains.network.writing import Record, pcap
+from hub.embedder import Embedder, from_pretrained
 from hub.reading import Source
 
 PACKETS = 5_000
@@ -118,6 +119,17 @@ def pace(path: Path) -> str:
     )
 
 
+def embedding_pace(embedder: Embedder, path: Path) -> str:
+    """Return flows a second from a capture to embeddings, reading included."""
+    before, started, used = resident(), time.perf_counter(), time.process_time()
+    flows = len(embedder.embed(path).vectors)
+    most, seconds, used = resident(), time.perf_counter() - started, time.process_time() - used
+    return (
+        f"{flows:,} flows to embeddings, {flows / used:,.0f} flows/s of processor time "
+        f"({used:.2f} s of {seconds:.2f} s), {(most - before) / 1e6:.0f} MB"
+    )
+
+
 def resident() -> int:
     """Return the memory this process holds, in bytes; Linux only."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -127,7 +139,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("captures", nargs="*", type=Path)
     parser.add_argument("--gigabytes", type=float, default=0.1, help="size of the large capture; 0 leaves it out")
+    parser.add_argument("--model", default="", help="embed too: the captures, and the large one at a tenth of its size")
     given = parser.parse_args()
+    embedder = from_pretrained(given.model, device="cpu") if given.model else None
     for result in run(given.captures):
         print(result.report())
     with tempfile.TemporaryDirectory() as folder:
@@ -135,12 +149,17 @@ def main() -> None:
         for path in given.captures:
             pace(path)
             print(f"{path.name}: {pace(path)}")
+            if embedder:
+                embedding_pace(embedder, path)
+                print(f"{path.name}: {embedding_pace(embedder, path)}")
         if given.gigabytes:
             records = records_of(paths)
             for share in (0.1, 1):
                 large = Path(folder) / "large.pcap"
                 write_large(large, records, share * given.gigabytes * 1e9)
                 print(f"repeated: {pace(large)}")
+                if embedder and share < 1:
+                    print(f"repeated: {embedding_pace(embedder, large)}")
 
 
 def write_large(path: Path, records: list[Record], size: float) -> None:

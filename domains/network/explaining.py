@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
+from domains.network.known import Known, load_known
 from domains.network.neighbourhood import KnownFlows, votes
+from hub.cli.tables import print_rows
 from hub.embedder import Embedder, from_pretrained
 from hub.errors import InvalidInput, InvalidManifest, UnsupportedOption
 from hub.manifest import read_manifest
@@ -24,6 +24,10 @@ from hub.reading import Reader, Sample, Source
 Model = Annotated[str, typer.Option(help="A model of network flows: built-in name, folder, or org/repo.")]
 Names = Annotated[bool, typer.Option("--names", help="Show addresses and ports of the flows.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object a flow instead of a table.")]
+
+
+NEIGHBOURS = 5
+"""Known flows that vote on a flow's label, unless said otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,34 @@ class Embedded:
 
 def neighbours(
     captures: Annotated[list[Path], typer.Argument(help="Captures to explain.")],
-    known: Annotated[Path, typer.Option(help="Manifest with file,label and optional item: flows that are known.")],
+    known: Annotated[
+        Path | None,
+        typer.Option(help="Manifest with file,label and optional item: flows that are known, if not the model's own."),
+    ] = None,
     model: Model = "netfound-tiny",
-    k: Annotated[int, typer.Option("-k", help="Neighbours of a flow that vote.")] = 5,
+    k: Annotated[int, typer.Option("-k", help="Neighbours of a flow that vote.")] = NEIGHBOURS,
     names: Names = False,
     as_json: AsJson = False,
 ) -> None:
     """Explain the flows of a capture by their nearest labelled flows."""
     embedder = network_embedder(model)
-    bank = embed_manifest(embedder, known)
-    found = embed_files(embedder, captures, names)
-    nearest = _known(bank, known).nearest(found.vectors, k)
+    bank = own_known(embedder) if known is None else embed_manifest(embedder, known)
+    _show(_beside(bank, known or Path(model), embed_files(embedder, captures, names), k), as_json)
+
+
+def explain(embedder: Embedder, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the flows of some captures beside the nearest flows that come with the model: ``fmhub embed --explain``.
+
+    Raises:
+        UnsupportedOption: The model comes without known flows.
+        InvalidInput: A capture cannot be used.
+    """
+    return _beside(own_known(embedder), Path(embedder.name), embed_files(embedder, files), NEIGHBOURS)
+
+
+def _beside(bank: Embedded | Known, source: Path, found: Embedded, k: int) -> list[dict[str, Any]]:
+    """Return for each flow the label that most of its ``k`` nearest known flows have, and the nearest of them."""
+    nearest = _known(bank, source).nearest(found.vectors, k)
     rows = []
     for number, (label, share) in enumerate(votes(nearest, bank.labels)):
         closest = nearest.rows[number, 0]
@@ -68,7 +89,7 @@ def neighbours(
                 "distance": round(float(nearest.distances[number, 0]), 4),
             }
         )
-    _show(rows, as_json)
+    return rows
 
 
 def anomalies(
@@ -139,6 +160,18 @@ def embed_manifest(embedder: Embedder, manifest: Path) -> Embedded:
     return _embedded(embedder, _labelled(embedder, manifest))
 
 
+def own_known(embedder: Embedder) -> Known:
+    """Return the known flows that come with a model.
+
+    Raises:
+        UnsupportedOption: It comes without.
+    """
+    known = load_known(embedder.card.folder)
+    if known is None:
+        raise UnsupportedOption(f"{embedder.name} comes without known flows; give --known", param="known")
+    return known
+
+
 def _labelled(embedder: Embedder, manifest: Path) -> Iterator[tuple[Path, Sample, str]]:
     by_file: dict[Path, dict[str, str]] = {}
     for row in read_manifest(manifest, need=("file", "label")):
@@ -169,7 +202,7 @@ def _embedded(embedder: Embedder, flows: Iterator[tuple[Path, Sample, str]]) -> 
     return Embedded(samples, [f.name for f, _, _ in found], np.array([label for _, _, label in found]), vectors)
 
 
-def _known(bank: Embedded, source: Path) -> KnownFlows:
+def _known(bank: Embedded | Known, source: Path) -> KnownFlows:
     try:
         return KnownFlows(bank.vectors)
     except ValueError as error:
@@ -179,6 +212,8 @@ def _known(bank: Embedded, source: Path) -> KnownFlows:
 def _described(found: Embedded, number: int) -> dict[str, Any]:
     sample = found.samples[number]
     facts = {name: sample.metadata[name] for name in ("protocol", "packets", "duration") if name in sample.metadata}
+    if "duration" in facts:
+        facts["duration"] = round(facts["duration"], 3)
     return {"file": found.files[number], "flow": sample.key, **facts}
 
 
@@ -187,9 +222,4 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         for row in rows:
             print(json.dumps(row))
         return
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console().print(table)
+    print_rows(rows)

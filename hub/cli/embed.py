@@ -16,14 +16,18 @@ def embed(
     model: Annotated[str, typer.Argument(help="Built-in name, folder, or org/repo.")],
     inputs: Annotated[list[Path], typer.Argument(help="Files, or folders to walk.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write; its suffix chooses npy, parquet or jsonl.")
-    ],
+        Path | None, typer.Option("--output", "-o", help="File to write; its suffix chooses npy, parquet or jsonl.")
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="Reduction of token states to one vector.")] = None,
     layer: Annotated[str | None, typer.Option(help="Hidden state: an index, average, or all.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     batch_cost: Annotated[int | None, typer.Option(help="Largest padded cost of one forward.")] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print each sample beside the nearest known ones of the model."),
+    ] = False,
 ) -> None:
-    """Embed files or whole folders to npy, parquet or jsonl.
+    """Embed files or whole folders to npy, parquet or jsonl, or explain them by their neighbours.
 
     A file that cannot be used is reported at the end and does not stop the rest; the exit code is then 1.
     With npy the rows are named in a second file, OUTPUT.items.csv.
@@ -31,8 +35,10 @@ def embed(
     from hub.embedder import from_pretrained
     from hub.errors import UnsupportedOption
 
-    kind = output.suffix.lstrip(".").lower()
-    if kind not in FORMATS:
+    if output is None and not explain:
+        raise UnsupportedOption("give --output FILE, or --explain", param="output")
+    kind = output.suffix.lstrip(".").lower() if output is not None else ""
+    if output is not None and kind not in FORMATS:
         raise UnsupportedOption(f"--output {output}: the suffix must be one of {', '.join(FORMATS)}", param="output")
     if pooling == "none":
         raise UnsupportedOption(
@@ -46,6 +52,10 @@ def embed(
             suffixes = " ".join(embedder.system.domain.suffixes)
             raise UnsupportedOption(f"{path} holds no file that {model} reads ({suffixes})", param="inputs")
         files += found
+    if explain:
+        _explain(embedder, files)
+    if output is None:
+        return
     with _progress(len(files)) as advance:
         result = embedder.embed(
             files,
@@ -66,6 +76,16 @@ def embed(
     if result.errors:
         typer.echo(f"could not be used: {len(result.errors)}, embedded: {len(result)}", err=True)
         raise typer.Exit(1)
+
+
+def _explain(embedder: Any, files: list[Path]) -> None:
+    from hub.cli.tables import print_rows
+    from hub.errors import UnsupportedOption
+
+    domain = embedder.system.domain
+    if "explain" not in domain.references:
+        raise UnsupportedOption(f"{domain.title}: this domain has no known samples to explain by", param="explain")
+    print_rows(domain.load("explain")(embedder, files))
 
 
 def parse_layer(text: str | None) -> int | str | None:

@@ -62,7 +62,10 @@ def embedders() -> dict[str, hub.Embedder]:
 
 def embedder_of(case: Case, embedders: dict[str, hub.Embedder]) -> hub.Embedder:
     if case.domain not in embedders:
-        name = next(c.name for c in list_models(case.domain) if c.has_weights)
+        # Of several systems the domain's first: the manifest is about files that it takes.
+        order = list(domains()[case.domain].systems)
+        ready = [c for c in list_models(case.domain) if c.has_weights]
+        name = min(ready, key=lambda c: order.index(c.system)).name
         embedders[case.domain] = hub.from_pretrained(name)
     return embedders[case.domain]
 

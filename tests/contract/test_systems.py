@@ -13,7 +13,7 @@ from hub.domain import System, domains, systems
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.publishing import card_metadata, save_checkpoint, write_card
-from hub.reading import Reader, Sample, Source
+from hub.reading import Reader, Sample, Source, has_suffix
 from hub.training.collation import Randomness, seeded_generator
 from hub.training.pretrain import build_task, pretrain
 from hub.training.recipe import load_recipe
@@ -28,7 +28,21 @@ def system(request: pytest.FixtureRequest) -> System:
 
 @pytest.fixture(scope="module")
 def files(system: System, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return system.domain.load("samples")(tmp_path_factory.mktemp(system.domain.name))
+    """The domain's sample files that the system takes: one for volumes refuses pictures."""
+    processor = build_task(load_recipe(f"{system.name}/tiny"))[1]
+    made = system.domain.load("samples")(tmp_path_factory.mktemp(system.domain.name))
+    taken = [f for f in made if _is_taken(processor, f)]
+    assert len(taken) >= 2
+    return taken
+
+
+def _is_taken(processor: Processor, file: Path) -> bool:
+    try:
+        for sample in processor.reader().read(Source.from_path(file)):
+            processor.prepare(sample)
+    except InvalidInput:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +84,7 @@ def test_every_recipe_builds(system: System) -> None:
 
 
 def test_sample_files_are_read_by_content(system: System, files: list[Path], embedder: hub.Embedder) -> None:
-    assert all(f.suffix in system.domain.suffixes for f in files)
+    assert all(has_suffix(f.name, system.domain.suffixes) for f in files)
     for file in files:
         by_path = list(embedder.read(file))
         by_bytes = list(embedder.read(Source.from_bytes(file.read_bytes(), "renamed.bin")))

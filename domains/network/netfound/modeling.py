@@ -14,7 +14,8 @@ from domains.network.netfound.heads import FlowHead
 from domains.network.netfound.layers import Layer, Rows, sinusoids
 from domains.network.netfound.vocabulary import PADDING
 from hub.finetuning.model import LIKELY
-from hub.modeling import EmbeddingModel, EncoderOutput
+from hub.modeling import POOLINGS, EmbeddingModel, EncoderOutput
+from hub.modeling import Layer as WhichState
 from hub.reading import Sample
 
 METADATA = ("direction", "bytes", "packets", "gap")
@@ -105,6 +106,7 @@ class NetFoundModel(EmbeddingModel):
     config_class = NetFoundConfig
     base_model_prefix = "netfound"
     main_input_name = "input_ids"
+    poolings = (*EmbeddingModel.poolings, "mean_std_max")
     _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["Layer"]
     # A pretraining checkpoint also holds the heads of the pretext task, which an encoder rightly leaves.
@@ -171,6 +173,22 @@ class NetFoundModel(EmbeddingModel):
     def _rows(self, places: Tensor, real: Tensor, kind: str) -> Rows:
         table = getattr(self, f"{kind}_positions") if self.config.positions == "rotary" else None
         return Rows.of(places, real, table, self.dtype)
+
+    def embedding_dimension(self, pooling: str | None = None, layer: WhichState = None) -> int:
+        """Return the length of the vectors that ``embed`` gives with these options."""
+        if (pooling or self.config.pooling) == "mean_std_max":
+            return super().embedding_dimension("mean_std", layer) + super().embedding_dimension("max", layer)
+        return super().embedding_dimension(pooling, layer)
+
+    def pool(self, states: Tensor, mask: Tensor, pooling: str, batch: Mapping[str, Tensor]) -> Tensor:
+        """Reduce token states to one vector a flow; see `EmbeddingModel.pool`.
+
+        ``mean_std_max`` is netFound's own: mean, deviation and maximum side by side. What a flow holds once, in one
+        packet, is seen in the maximum and lost in the mean.
+        """
+        if pooling == "mean_std_max":
+            return torch.cat([POOLINGS[name](states, mask) for name in ("mean_std", "max")], dim=-1)
+        return super().pool(states, mask, pooling, batch)
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return what the published head makes of a batch, ``(batch, labels)`` float32."""

@@ -65,6 +65,15 @@ def test_flows_of_other_protocols_and_empty_ones_are_refused(a_flow: Callable) -
             NetFoundProcessor().prepare(Sample(Flow(**{**vars(flow), **changes})))
 
 
+def test_mean_deviation_and_maximum_side_by_side(a_flow: Callable) -> None:
+    model, batch = a_model(), NetFoundProcessor()([a_flow(3), a_flow(1, 17, 1, seed=1)])
+    (states, alone) = model.embed(batch, pooling="none"), model.embed(batch, pooling="mean_std_max", layer="all")
+    found = torch.stack(model.embed(batch, pooling="mean_std_max"))
+    by_hand = [torch.cat([s.mean(0), s.std(0, correction=0), s.amax(0)]) for s in states]
+    assert torch.allclose(found, torch.stack(by_hand), atol=1e-5)
+    assert len(alone[0]) == model.embedding_dimension("mean_std_max", "all") == 3 * 3 * 32
+
+
 @pytest.mark.parametrize("generation", [1, 2])
 def test_an_embedding_does_not_depend_on_its_batch_unless_asked_to(generation: int, a_flow: Callable) -> None:
     positions = "rotary" if generation == 2 else "learned"

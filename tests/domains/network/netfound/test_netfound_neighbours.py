@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 import hub
+from domains.network.explaining import embed_files
+from domains.network.known import FILE, Known, load_known, save_known, thinned
 from domains.network.labelling import grouped_by_capture, manifest_of
 from domains.network.neighbourhood import KnownFlows, votes
 from domains.network.reading import CaptureReader
 from domains.network.samples import write_samples
 from hub.cli import build
-from hub.errors import InvalidManifest
+from hub.errors import InvalidCheckpoint, InvalidManifest, UnsupportedOption
 from hub.finetuning.run import finetune
 from hub.manifest import read_manifest
 from hub.publishing import card_metadata, save_checkpoint, write_card
@@ -110,6 +113,45 @@ def test_neighbours_and_anomalies_print_flows_without_their_addresses(checkpoint
     judged = run.invoke(build(asked), asked)
     scores = [json.loads(line)["score"] for line in judged.stdout.splitlines()]
     assert judged.exit_code == 0 and scores == sorted(scores, reverse=True) and 0 <= scores[-1] <= scores[0] <= 1
+
+
+def test_a_model_explains_by_the_flows_that_come_with_it(checkpoint: Path, tmp_path: Path) -> None:
+    office = write_samples(tmp_path)[0]
+    asked = ["neighbours", str(office), "--model", str(checkpoint), "--json"]
+    refused = CliRunner().invoke(build(asked), asked)
+    assert isinstance(refused.exception, UnsupportedOption) and "give --known" in str(refused.exception)
+    own = embed_files(hub.from_pretrained(checkpoint), [office])
+    folder = tmp_path / "with-flows"
+    shutil.copytree(checkpoint, folder)
+    labels = np.array([f"number {row}" for row in range(len(own.samples))])
+    save_known(Known(own.vectors, labels, own.files), folder)
+    asked = ["neighbours", str(office), "--model", str(folder), "--json", "-k", "1"]
+    rows = [json.loads(line) for line in CliRunner().invoke(build(asked), asked).stdout.splitlines()]
+    assert [row["label"] for row in rows] == labels.tolist() and {row["nearest"][-11:] for row in rows} == {
+        "office.pcap"
+    }
+    asked = ["embed", str(folder), str(office), "--explain"]
+    shown = CliRunner().invoke(build(asked), asked)
+    assert shown.exit_code == 0 and "number 0" in shown.stdout and "192.0.2" not in shown.stdout
+    asked = ["embed", str(checkpoint), str(office)]
+    assert "--explain" in str(CliRunner().invoke(build(asked), asked).exception)
+    (folder / FILE).write_bytes(b"no tensors")
+    with pytest.raises(InvalidCheckpoint, match="no known flows"):
+        load_known(folder)
+
+
+def test_known_flows_are_thinned_evenly_over_captures() -> None:
+    labels, files = np.array([*"xxxxxy"]), [*"aaabca"]
+    left = thinned(Known(np.arange(6, dtype=np.float32)[:, None], labels, files), 3)
+    assert left.vectors[:, 0].tolist() == [0, 3, 4, 5] and left.files == ["a", "b", "c", "a"]
+    assert left.labels.tolist() == ["x", "x", "x", "y"]
+
+
+def test_the_built_in_model_has_known_flows_of_its_own_width() -> None:
+    embedder = hub.from_pretrained("netfound-tiny")
+    known = load_known(embedder.card.folder)
+    assert known is not None and known.vectors.shape == (169, embedder.model.embedding_dimension())
+    assert len(np.unique(known.labels)) == 13 and np.isfinite(known.vectors).all()
 
 
 def test_the_script_fine_tunes_on_whole_captures(checkpoint: Path, tmp_path: Path) -> None:
