@@ -27,17 +27,18 @@ def band_power(recording: Recording) -> NDArray[np.float64]:
     return np.stack(bands, axis=1) + FLOOR
 
 
-def log_band_power(sample: Sample) -> NDArray[np.float32]:
-    """Return the logarithm of each channel's band powers, ``(5 * channels,)`` float32, channel by channel.
-
-    All recordings of a set need the same channels.
-    """
+def log_band_power(sample: Sample) -> dict[str, NDArray[np.float32]]:
+    """Return the logarithm of each channel's band powers, ``(5,)`` float32 by the channel's name."""
     recording: Recording = sample.data
-    return np.log(band_power(recording)).reshape(-1).astype(np.float32)
+    return _by_channel(recording, np.log(band_power(recording)))
 
 
-def relative_band_power(sample: Sample) -> NDArray[np.float32]:
-    """Return the logarithm of each band's share of its channel's power, ``(5 * channels,)``: nothing of amplitude."""
+def relative_band_power(sample: Sample) -> dict[str, NDArray[np.float32]]:
+    """Return the logarithm of each band's share of its channel's power, ``(5,)`` by name: nothing of amplitude."""
     recording: Recording = sample.data
     power = band_power(recording)
-    return np.log(power / power.sum(axis=1, keepdims=True)).reshape(-1).astype(np.float32)
+    return _by_channel(recording, np.log(power / power.sum(axis=1, keepdims=True)))
+
+
+def _by_channel(recording: Recording, values: NDArray[np.float64]) -> dict[str, NDArray[np.float32]]:
+    return dict(zip(recording.channels, values.astype(np.float32), strict=True))

@@ -2,7 +2,8 @@
 
 ``python -m domains.eeg.corpora FOLDER OUT`` where FOLDER holds ``bonn`` (Andrzejak et al. 2001: folders A to E of text
 files), ``eegmmidb`` (PhysioNet, EDF), ``muse_ssvep`` (eeg-notebooks, CSV with a marker column) and ``openbci_eyes``
-(BDF with ``labels.csv``); what is missing is left out.
+(BDF with ``labels.csv``); what is missing is left out. The manifests ``transfer-*.csv`` are fitted on Bonn's open and
+closed eyes and tested on those of another set.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ EYES_TRAIN = 12
 BLOCKS = 5
 SSVEP_TRIAL = (0.5, 3.0)
 """Seconds after a trial's marker that are evaluated."""
+BONN_EYES = {"A": "open", "B": "closed"}
+EYES = ("eyes", "eyes-one-subject")
 
 Row = Sequence[object]
 
@@ -64,8 +67,9 @@ def bonn(folder: Path, out: Path) -> list[Row]:
 
 
 def eyes(folder: Path, out: Path) -> list[Row]:
-    """Write ``eyes.csv``: windows of 2 s, eyes open or closed, with the subject as their group."""
+    """Write ``eyes.csv``, windows of 2 s, eyes open or closed, and ``eyes-recordings.csv``, uncut, both by subject."""
     rows: list[Row] = []
+    whole: list[Row] = []
     train: list[Row] = []
     with (folder / "labels.csv").open(encoding="utf-8") as stream:
         entries = list(csv.DictReader(stream))
@@ -75,9 +79,11 @@ def eyes(folder: Path, out: Path) -> list[Row]:
         seconds = int(entry["seconds"])
         for start in np.arange(0, seconds - EYES_SECONDS + 0.01, EYES_SECONDS):
             rows.append((path, entry["eyes"], entry["subject"], start, start + EYES_SECONDS))
+        whole.append((path, entry["eyes"], entry["subject"]))
         if int(entry["subject"]) in subjects:
             train.append((path, 0, seconds))
     _write(out / "eyes.csv", ("file", "label", "group", "start", "stop"), rows)
+    _write(out / "eyes-recordings.csv", ("file", "label", "group"), whole)
     return train
 
 
@@ -85,8 +91,9 @@ def motor(folder: Path, out: Path) -> list[Row]:
     """Write ``eyes-one-subject.csv``: windows of 2 s of the runs with eyes open and closed, in contiguous blocks."""
     rows = []
     for run, label in (("R01", "open"), ("R02", "closed")):
-        path = next(folder.glob(f"*{run}_*.edf")).resolve()
-        rows += [(path, label, f"block {s // 12}", s, s + 2) for s in range(0, 60, 2)]
+        for path in sorted(folder.glob(f"*{run}_*.edf")):
+            blocks = range(0, 60, 2)
+            rows += [(path.resolve(), label, f"block {s * BLOCKS // 60}", s, s + EYES_SECONDS) for s in blocks]
     _write(out / "eyes-one-subject.csv", ("file", "label", "group", "start", "stop"), rows)
     return [(p.resolve(), 0, 60 if "R01" in p.name or "R02" in p.name else 120) for p in sorted(folder.glob("*ch.edf"))
             if "first" not in p.name]  # fmt: skip
@@ -108,15 +115,36 @@ def ssvep(folder: Path, out: Path) -> list[Row]:
     return train[:-1]
 
 
+def transfers(out: Path) -> None:
+    """Write for each set of eyes open and closed a manifest that is fitted on Bonn's and tested on it."""
+    bonn_sets, columns = out / "bonn-sets.csv", ("file", "label", "group", "split", "start", "stop")
+    for name in EYES:
+        if not (bonn_sets.exists() and (out / f"{name}.csv").exists()):
+            continue
+        rows: list[Row] = []
+        for path, split in ((bonn_sets, "train"), (out / f"{name}.csv", "test")):
+            with path.open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream):
+                    label = row["label"] if split == "test" else BONN_EYES.get(row["label"])
+                    if label:
+                        rows.append((row["file"], label, row.get("group"), split, row["start"], row["stop"]))
+        _write(out / f"transfer-{name}.csv", columns, rows)
+
+
 def main() -> None:
     """Write the manifests of the sets that are there, and ``pretrain.csv`` of all their training parts."""
+    if len(sys.argv) != 3:
+        raise SystemExit("python -m domains.eeg.corpora FOLDER OUT")
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
     train: list[Row] = []
     for name, write in (("bonn", bonn), ("openbci_eyes", eyes), ("eegmmidb", motor), ("muse_ssvep", ssvep)):
         if (folder / name).is_dir():
             train += write(folder / name, out)
+    if not train:
+        raise SystemExit(f"{folder} holds none of bonn, openbci_eyes, eegmmidb and muse_ssvep")
     _write(out / "pretrain.csv", ("file", "start", "stop"), train)
+    transfers(out)
 
 
 if __name__ == "__main__":

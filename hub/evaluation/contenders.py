@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ from hub.reading import Sample, Source, Span
 Features = NDArray[np.float32]
 Key = tuple[Path, Span | None, str]
 """Which sample: its file, the part of it, and its key in the file."""
+AVERAGED = (
+    "The samples differ in their parts (channels, for example), so the baseline's features are their mean over the "
+    "parts of each sample."
+)
 
 
 def embed_contenders(
@@ -28,6 +32,7 @@ def embed_contenders(
     seed: int = 0,
     pooling: str | None = None,
     layer: Layer = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> dict[str, list[Features]]:
     """Embed each sample once with each contender.
 
@@ -41,13 +46,14 @@ def embed_contenders(
         seed: Of the first twin; the others count on from it.
         pooling: As for ``embed``, but one vector a sample.
         layer: As for ``embed``.
+        on_note: Called with what a reader of the figures should know.
 
     Returns:
         ``model``, and where there are any ``random_twin`` and ``baseline``, to one matrix ``(samples, dimension)`` for
         each variant of that contender, in the order of ``keys``.
 
     Raises:
-        InvalidInput: A file cannot be used, or has an embedding that is not finite.
+        InvalidInput: A file cannot be used, has an embedding that is not finite, or one of another length than others.
         InvalidManifest: A key names no sample of its file, or several.
         UnsupportedOption: The pooling or layer is not offered, or keeps the tokens apart.
     """
@@ -69,7 +75,9 @@ def embed_contenders(
             for rows, model in zip(vectors[name], variants, strict=True):
                 rows += _forward(model, window, batches, pooling, layer)
         if baseline is not None:
-            vectors["baseline"][0] += [np.asarray(baseline(p.sample), np.float32) for p in window]
+            vectors["baseline"][0] += [baseline(p.sample) for p in window]
+    if baseline is not None:
+        vectors["baseline"][0] = _side_by_side(vectors["baseline"][0], on_note)
     return {name: [_checked(name, rows, keys) for rows in variants] for name, variants in vectors.items()}
 
 
@@ -82,8 +90,34 @@ def _forward(
     return [results[i] for i in range(len(window))]
 
 
+def _side_by_side(features: Sequence[Any], on_note: Callable[[str], None]) -> list[Features]:
+    """Return what a baseline found in each sample as one vector.
+
+    Args:
+        features: A vector a sample, or a mapping of the sample's parts (its channels) to a vector each: these are put
+            side by side where all samples have the same parts, in the first sample's order, and averaged otherwise.
+        on_note: Told when they are averaged.
+    """
+    if not isinstance(features[0], Mapping):
+        return [np.asarray(f, np.float32).reshape(-1) for f in features]
+    parts = list(features[0])
+    if all(f.keys() == features[0].keys() for f in features):
+        return [np.concatenate([f[part] for part in parts]).astype(np.float32) for f in features]
+    on_note(AVERAGED)
+    return [np.mean(list(f.values()), axis=0).astype(np.float32) for f in features]
+
+
 def _checked(name: str, rows: Sequence[Features], keys: Sequence[Key]) -> Features:
-    table = np.stack(rows).reshape(len(rows), -1)
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        other = next(i for i, length in enumerate(lengths) if length != lengths[0])
+        raise InvalidInput(
+            f"the {name.replace('_', ' ')} makes {lengths[other]} numbers of this file and {lengths[0]} of "
+            f"{keys[0][0].name}; the files of a set have to be alike in what it measures (channels, bands)",
+            code="unlike_files",
+            source=str(keys[other][0]),
+        )
+    table = np.stack(rows)
     for number in np.flatnonzero(~np.isfinite(table).all(1)).tolist():
         raise InvalidInput(
             f"the {name.replace('_', ' ')}'s embedding of this file holds a value that is not finite",

@@ -19,6 +19,7 @@ from hub.evaluation.report import Evaluation, write_report
 from hub.evaluation.retrieval import retrieval
 from hub.evaluation.splits import folds_of
 from hub.evaluation.summary import FoldOutcome, confusion_of, per_class, rounded, summarise
+from hub.finetuning.run import preset_of
 from hub.manifest import Row, read_manifest
 from hub.modeling import Layer
 
@@ -71,7 +72,8 @@ def evaluate(
     Returns:
         JSON-able. Under ``results``, for ``model``, ``random_twin`` and ``baseline``, each metric's mean, its standard
         deviation over the folds, the values, and a confidence interval; and ``gain_over_twin``, the same for the paired
-        difference. Beside them ``retrieval``, ``label_free`` and ``per_class``. What is undefined is ``None``.
+        difference. Beside them ``retrieval``, ``label_free``, ``per_class``, and ``notes`` on how to read them. What is
+        undefined is ``None``.
 
     Raises:
         InvalidManifest: A set cannot be read or split.
@@ -80,10 +82,13 @@ def evaluate(
     """
     options = Probe(probe, sweep, neighbours, temperature)
     paths = [Path(path) for path in manifests]
-    sets, keys = _read_sets(paths)
+    sets, keys = _read_sets(paths, embedder)
     # Sets that cannot be split are refused before anything is embedded.
     planned = [(labelled, list(folds_of(labelled.rows, folds, seed, shots))) for labelled in sets]
-    contenders = embed_contenders(embedder, keys, twins=twins, seed=seed, pooling=pooling, layer=layer)
+    notes: list[str] = []
+    contenders = embed_contenders(
+        embedder, keys, twins=twins, seed=seed, pooling=pooling, layer=layer, on_note=notes.append
+    )
 
     outcomes: list[FoldOutcome] = []
     strengths: dict[str, list[float | None]] = {name: [] for name in contenders}
@@ -122,6 +127,7 @@ def evaluate(
         "retrieval": {name: _mean([_retrieval(f, sets) for f in v]) for name, v in contenders.items()},
         "label_free": {name: _mean([_geometry(f, sets, seed) for f in v]) for name, v in contenders.items()},
         "per_class": per_class(outcomes),
+        "notes": notes,
     }
     if sweep:
         summary["chosen_c"] = strengths
@@ -131,8 +137,11 @@ def evaluate(
     return summary
 
 
-def _read_sets(manifests: Sequence[Path]) -> tuple[list[LabelledSet], list[Key]]:
+def _read_sets(manifests: Sequence[Path], embedder: Embedder) -> tuple[list[LabelledSet], list[Key]]:
     rows = [read_manifest(path, need=("file", "label")) for path in manifests]
+    if (complete := preset_of(embedder.system.domain).rows) is not None:
+        # As for fine-tuning, a row means what its domain says. Groups are the set's own: here it need not have any.
+        rows = [complete(own, True) for own in rows]
     positions: dict[Key, int] = {}
     sets = []
     for own in rows:

@@ -108,6 +108,7 @@ def report_text(data: Mapping[str, Any]) -> str:
         ("Mean ± standard deviation over the folds, and i" if data["folds"] > 1 else "I")
         + f"n brackets the {level} interval ({data['interval']['method']}).",
         _twin_note(data["settings"]["twins"]),
+        *data["notes"],
         _strengths(data.get("chosen_c", {})),
         "## Map",
         "![map of the embeddings](map.png)",

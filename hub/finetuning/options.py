@@ -37,6 +37,7 @@ class Preset:
         augment: Changes a training sample without changing its label, or ``None``.
         rows: Completes the rows of a labelled set (what belongs together gets one ``group``, for example) and raises
             InvalidManifest on a split that leaks, unless its second argument says that the leak is meant; or ``None``.
+            Evaluation completes its rows by it too.
     """
 
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -17,6 +17,9 @@ from domains.eeg.recording import Recording
 from hub.errors import InvalidInput
 from hub.reading import Reader, Sample, Source, Span
 
+SETTLING_SECONDS = 5.0
+"""Read on either side of a stretch that is to be filtered, and dropped afterwards."""
+
 
 @dataclass(frozen=True)
 class Window(Recording):
@@ -48,6 +51,11 @@ class Conditioning:
     low: float | None = None
     high: float | None = None
     notch: float | None = None
+
+    @property
+    def filters(self) -> bool:
+        """Whether anything is filtered out."""
+        return any(edge is not None for edge in (self.low, self.high, self.notch))
 
     def __call__(self, recording: Recording) -> Window:
         """Return a recording in this condition; what is in it already stays as it is.
@@ -91,8 +99,8 @@ class WindowReader(Reader):
     """An EEG reader whose samples are windows.
 
     Of a whole file each window is a sample, named by its seconds in the file (``12-24s``); what is left at the end is
-    dropped, and a recording shorter than a window is one sample. A stretch that is asked for by start or stop is one
-    sample, however long: that is how a manifest labels trials, or recordings.
+    dropped, of which the last window warns, and a recording shorter than a window is one sample. A stretch that is
+    asked for by start or stop is one sample, however long: that is how a manifest labels trials, or recordings.
 
     Attributes:
         reader: Reads the files.
@@ -110,9 +118,9 @@ class WindowReader(Reader):
 
     def read(self, source: Source, span: Span | None = None) -> Iterator[Sample]:
         """Yield the windows of a file, or the one stretch asked for; see `Reader.read`."""
-        for sample in self.reader.read(source, span):
+        for sample in self.reader.read(source, self._widened(span)):
             try:
-                yield from self._windows(sample, whole=span is not None)
+                yield from self._windows(sample, span)
             except InvalidInput as error:
                 raise error.at(source.name) from None
 
@@ -120,7 +128,7 @@ class WindowReader(Reader):
         """Yield the windows of a plain form; see `Reader.parse`."""
         for sample in self.reader.parse(value, name):
             try:
-                yield from self._windows(sample, whole=False)
+                yield from self._windows(sample)
             except InvalidInput as error:
                 raise error.at(name) from None
 
@@ -132,15 +140,44 @@ class WindowReader(Reader):
         """Return the limits of the reader of files."""
         return self.reader.limits()
 
-    def _windows(self, sample: Sample, whole: bool) -> Iterator[Sample]:
+    def _widened(self, span: Span | None) -> Span | None:
+        if span is None or not self.conditioning.filters:
+            return span
+        stop = None if span.stop is None else span.stop + SETTLING_SECONDS
+        return Span(max((span.start or 0.0) - SETTLING_SECONDS, 0.0), stop)
+
+    def _windows(self, sample: Sample, span: Span | None = None) -> Iterator[Sample]:
         recording = self.conditioning(sample.data)
+        if span is not None and self.conditioning.filters:
+            recording = _within(recording, span)
+            own = {"seconds": round(recording.seconds, 4), "annotations": len(recording.annotations)}
+            sample = replace(sample, metadata={**sample.metadata, **own})
         rate, total = recording.sampling_rate, recording.signal.shape[1]
         size, stride = round(self.window_seconds * rate), max(1, round(self.stride_seconds * rate))
-        starts = [0] if whole or total <= size else range(0, total - size + 1, stride)
+        starts = [0] if span is not None or total <= size else range(0, total - size + 1, stride)
         for first in starts:
-            last = total if whole else min(first + size, total)
+            last = total if span is not None else min(first + size, total)
             window = cast(Window, recording.crop(first, last))
             begin, end = window.start, window.start + window.seconds
             facts = {**sample.metadata, "start": round(begin, 3), "stop": round(end, 3)}
             window = replace(window, label=label_of(0.0, window.seconds, window.annotations))
-            yield replace(sample, data=window, key=f"{begin:.6g}-{end:.6g}s", metadata=facts)
+            warnings = sample.warnings
+            # Resampling rounds a length to whole samples: one of them is nothing that was recorded.
+            if first == starts[-1] and total - last > 1:
+                warnings += (
+                    f"The last {(total - last) / rate:.3g} s of the recording were left out: they fill no further "
+                    f"window of {self.window_seconds:g} s.",
+                )
+            key = f"{begin:.6g}-{end:.6g}s"
+            yield replace(sample, data=window, key=key, metadata=facts, warnings=warnings)
+
+
+def _within(recording: Window, span: Span) -> Window:
+    """Return the part of a wider stretch that was asked for; see `WindowReader._widened`."""
+    rate, total = recording.sampling_rate, recording.signal.shape[1]
+    first = max(round(((span.start or 0.0) - recording.start) * rate), 0)
+    last = total if span.stop is None else min(round((span.stop - recording.start) * rate), total)
+    if first >= last:
+        end = recording.start + recording.seconds
+        raise InvalidInput(f"the span starts at {span.start:g} s; the recording lasts {end:.3f} s", code="empty_span")
+    return cast(Window, recording.crop(first, last))

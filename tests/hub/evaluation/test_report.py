@@ -136,6 +136,55 @@ def test_embeddings_are_those_of_embed_and_computed_once(embedder, labelled_set,
     assert found["baseline"][0].shape == (54, 2)
 
 
+def test_baselines_of_unlike_samples_are_averaged_or_refused(embedder, labelled_set, monkeypatch) -> None:
+    """A baseline may tell the parts of a sample apart; two recordings need not have the same channels."""
+    from hub.evaluation.contenders import AVERAGED, embed_contenders
+    from hub.manifest import read_manifest
+
+    keys = [(r.file, r.span, r.item) for r in read_manifest(labelled_set)][:3]
+    found = {
+        "alike": [{"Fz": [1, 2], "Cz": [3, 4]}, {"Cz": [7, 8], "Fz": [5, 6]}, {"Fz": [0, 0], "Cz": [1, 1]}],
+        "unlike": [{"Fz": [1, 2], "Cz": [3, 4]}, {"Cz": [7, 8]}, {"O1": [0, 0], "Cz": [1, 1]}],
+        "lengths": [[1.0, 2.0], [1.0], [1.0, 2.0]],
+    }
+    expected = {"alike": [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 1, 1]], "unlike": [[2, 3], [7, 8], [0.5, 0.5]]}
+    for name, rows in found.items():
+        answers, notes = iter(rows), []
+        monkeypatch.setattr(type(embedder.system.domain), "load", lambda *_, a=answers: lambda sample: next(a))
+        if name == "lengths":
+            with pytest.raises(InvalidInput, match=r"baseline makes 1 numbers of this file and 2 of take0\.num"):
+                embed_contenders(embedder, keys, twins=0)
+            continue
+        table = embed_contenders(embedder, keys, twins=0, on_note=notes.append)["baseline"][0]
+        np.testing.assert_array_equal(table, expected[name])
+        assert notes == ([AVERAGED] if name == "unlike" else [])
+
+
+def test_rows_mean_what_their_domain_says_and_notes_are_reported(embedder, labelled_set, tmp_path, monkeypatch) -> None:
+    """Rows that name no sample of their file are completed as they are for fine-tuning."""
+    from dataclasses import replace
+
+    from hub.evaluation import evaluate as module
+    from hub.finetuning.options import Preset
+
+    lines = labelled_set.read_text().replace("take", f"{labelled_set.parent}/take").splitlines()
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(line if n % 9 or not n else line.rsplit(",", 1)[0] + "," for n, line in enumerate(lines)))
+    with pytest.raises(InvalidManifest, match="item '' names 9 of its 9 samples"):
+        evaluate(embedder, [bare], twins=0)
+
+    def complete(rows, leaky: bool):
+        assert leaky  # an evaluation trains nothing: it takes sets without groups
+        return [r if r.item else replace(r, item="s8") for r in rows]
+
+    monkeypatch.setattr(module, "preset_of", lambda domain: Preset(rows=complete))
+    summary = evaluate(embedder, [bare], twins=0)
+    expected = evaluate(embedder, [labelled_set], twins=0)
+    assert summary["results"] == expected["results"] and summary["notes"] == []
+    data = {**summary, "notes": ["Mind this."], "command": "fmhub", "versions": {}}
+    assert "\n\nMind this.\n\n" in report_text(data)
+
+
 def test_an_embedding_that_is_not_finite_is_named(embedder, labelled_set, monkeypatch) -> None:
     monkeypatch.setattr(embedder, "forward", lambda batch, *_: [np.full(8, np.nan, np.float32) for _ in batch])
     with pytest.raises(InvalidInput, match=r"take0\.num: the model's embedding"):

@@ -13,6 +13,7 @@ import torch
 import hub
 from domains.eeg.finetune import jitter, main, windows
 from hub.domain import get_system
+from hub.evaluation.evaluate import evaluate
 from hub.publishing import card_metadata, save_checkpoint, write_card
 from hub.training.pretrain import build_task
 from hub.training.recipe import load_recipe
@@ -68,6 +69,24 @@ def test_windows_and_recordings_are_learnt_with_subjects_apart(checkpoint, recor
     # The same head takes a whole recording: a stretch of it is one vector.
     answer = hub.from_pretrained(tmp_path / "out").run("classify", [recordings.parent / "11.npy"])
     assert {a["label"] for a in answer} == {"closed"}
+
+
+def test_an_evaluation_takes_whole_recordings_of_any_channels(checkpoint, recordings, tmp_path) -> None:
+    """The set that fine-tuning takes: no row names a window, and one of the recordings has another channel more."""
+    embedder = hub.from_pretrained(checkpoint)
+    alike = evaluate(embedder, [recordings], twins=0, folds=3)
+    assert alike["rows"] == 12 and alike["notes"] == []
+    signal = np.load(recordings.parent / "3.npy")
+    np.save(tmp_path / "three.npy", np.concatenate([signal, signal[:1]]))
+    stated = {"SamplingFrequency": RATE, "channels": ["O1", "O2", "Oz"], "unit": "uV"}
+    (tmp_path / "three.json").write_text(json.dumps(stated))
+    mixed = changed(
+        recordings, "mixed.csv", lambda n, row: row | {"file": str(tmp_path / "three.npy") if n == 3 else row["file"]}
+    )
+    unlike = evaluate(embedder, [mixed], twins=0, folds=3)
+    assert len(unlike["notes"]) == 1 and "mean over the parts" in unlike["notes"][0]
+    for summary in (alike, unlike):
+        assert summary["results"]["baseline"]["balanced_accuracy"]["mean"] > 0.9
 
 
 def test_leaks_are_refused_unless_meant(checkpoint, recordings, tmp_path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hub
-from domains.eeg.samples import CHANNELS, simulate
+from domains.eeg.reading import EegReader
+from domains.eeg.samples import CHANNELS, simulate, write_brainvision, write_csv, write_fif, write_npy, write_set
+from domains.eeg.writing import edf_bytes
 from hub.reading import Sample, Source
 
 
@@ -31,6 +34,38 @@ def test_a_recording_gives_a_vector_a_window_whatever_its_channels(embedder: hub
     louder = embedder.embed(Sample(type(recordings[1])(recordings[1].signal * 10, 250.0, ["Fp1", "Fp2"])))
     quiet = embedder.embed(Sample(recordings[1]))
     np.testing.assert_allclose(louder.vectors - quiet.vectors, np.eye(66)[64][None] * np.log(10), atol=2e-3)
+
+
+def test_a_recording_is_the_same_vector_in_every_format(embedder: hub.Embedder, tmp_path: Path) -> None:
+    path = tmp_path / "a.edf"
+    path.write_bytes(edf_bytes(simulate()))
+    (sample,) = EegReader().read(Source.from_path(path))
+    others = [
+        write_brainvision(tmp_path / "a.vhdr", sample.data),
+        write_set(tmp_path / "a.set", sample.data),
+        write_fif(tmp_path / "a_raw.fif", sample.data),
+        write_npy(tmp_path / "a.npy", sample.data),
+        write_csv(tmp_path / "a.csv", sample.data),
+    ]
+    expected = embedder.embed(path).vectors
+    for other in others:
+        np.testing.assert_allclose(embedder.embed(other).vectors, expected, rtol=0, atol=1e-4)
+
+
+def test_seven_files_of_one_recording_are_one_vector(embedder: hub.Embedder, shared_data: Path) -> None:
+    """The BDF's steps leave every sample half a step too far from zero: its vector is that of these values."""
+    folder = shared_data / "eeg" / "formats"
+    (sample,) = EegReader().read(Source.from_path(folder / "sample.edf"))
+    expected = embedder.embed(Sample(sample.data)).vectors
+    names = ("sample.edf", "sample.vhdr", "sample.set", "sample.csv", "sample.npy", "sample_raw.fif", "sample.bdf")
+    found = {name: embedder.embed(folder / name).vectors for name in names}
+    for name in names[:-1]:
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5)
+    step = (262143 + 262144) / (2**24 - 1)
+    levels = np.round((sample.data.microvolts + 262144) / step)
+    rounded = replace(sample.data, signal=(levels * step - 262144) * 1e-6)
+    np.testing.assert_allclose(found["sample.bdf"], embedder.embed(Sample(rounded)).vectors, rtol=0, atol=1e-5)
+    assert np.linalg.norm(found["sample.bdf"] - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def test_codes_tell_open_from_closed_eyes_and_use_the_codebook(embedder: hub.Embedder) -> None:

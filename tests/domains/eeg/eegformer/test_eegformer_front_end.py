@@ -88,9 +88,15 @@ def test_files_are_cut_to_windows_named_by_their_seconds(tmp_path: Path) -> None
     assert all(w.data.signal.shape == (2, 1000) and w.data.sampling_rate == 250.0 for w in windows)
     assert windows[1].metadata["start"] == 2.0 and len({w.data.origin for w in windows}) == 1
     np.testing.assert_array_equal(windows[0].data.signal[:, 500:], windows[1].data.signal[:, :500])
+    # What fills no window is left out, and the last window says so.
+    assert [w.warnings for w in windows[:-1]] == [()] * 3
+    assert "The last 1 s of the recording were left out" in windows[-1].warnings[0]
+    np.save(tmp_path / "a.npy", signal[:, : 128 * 10])
+    assert not any(w.warnings for w in reader.read(Source.from_path(tmp_path / "a.npy")))
     # A stretch that is asked for is one sample, of whatever length.
+    np.save(tmp_path / "a.npy", signal)
     (stretch,) = reader.read(Source.from_path(tmp_path / "a.npy"), Span(1.0, 10.5))
-    assert stretch.data.signal.shape == (2, round(9.5 * 250)) and stretch.key == "1-10.5s"
+    assert stretch.data.signal.shape == (2, round(9.5 * 250)) and stretch.key == "1-10.5s" and not stretch.warnings
 
 
 def test_annotations_label_windows(record) -> None:
@@ -101,7 +107,7 @@ def test_annotations_label_windows(record) -> None:
     sample = record(["Cz"], seconds=12.0)
     sample.data.annotations.append(Annotation(3.0, 6.0, "seizure"))
     reader = WindowReader(EegReader(), Conditioning(), 4.0, 4.0)
-    windows = list(reader._windows(sample, whole=False))
+    windows = list(reader._windows(sample))
     assert [w.data.label for w in windows] == ["", "seizure", ""]
     # A label may be anything that somebody wrote beside a recording of a person: it is not given away.
     assert not any("seizure" in str(w.metadata) for w in windows)
@@ -121,6 +127,30 @@ def test_conditioning_happens_once_and_before_cutting(record) -> None:
     spectrum = np.abs(np.fft.rfft(window.signal))
     hertz = np.fft.rfftfreq(window.signal.shape[1], 1 / 250)
     assert spectrum[:, hertz > 60].mean() < 0.01 * spectrum[:, (hertz > 5) & (hertz < 25)].mean()
+
+
+def test_a_stretch_is_filtered_with_what_lies_beside_it(tmp_path: Path) -> None:
+    """A drift of millivolts: filters that settle within two seconds would leave most of it."""
+    rate, seconds = 250.0, 40
+    time = np.arange(round(rate * seconds)) / rate
+    signal = 20 * np.sin(2 * np.pi * 10 * time) + 5000 * np.sin(2 * np.pi * 0.02 * time)
+    np.save(tmp_path / "a.npy", signal[None])
+    (tmp_path / "a.json").write_text(json.dumps({"SamplingFrequency": rate, "channels": ["Fp1"], "unit": "uV"}))
+    reader = EEGFormerProcessor(window_seconds=4.0, low=1.0, high=45.0, notch=50.0).reader()
+    source = Source.from_path(tmp_path / "a.npy")
+    whole = np.concatenate([w.data.microvolts for w in reader.read(source)], axis=1)
+    for start, stop in ((19.0, 21.0), (0.0, 2.0), (37.0, 40.0)):
+        (stretch,) = reader.read(source, Span(start, stop))
+        assert stretch.key == f"{start:g}-{stop:g}s" and stretch.data.signal.shape == (1, (stop - start) * rate)
+        facts = stretch.metadata
+        assert (facts["start"], facts["stop"], facts["seconds"]) == (start, stop, stop - start)
+        np.testing.assert_allclose(
+            stretch.data.microvolts, whole[:, round(start * rate) : round(stop * rate)], rtol=0, atol=1.0
+        )
+    (last,) = reader.read(source, Span(38.0, None))
+    assert last.data.seconds == 2.0
+    with pytest.raises(InvalidInput, match=r"starts at 41 s; the recording lasts 40\.000 s"):
+        list(reader.read(source, Span(41.0, 43.0)))
 
 
 def test_too_short_a_recording_is_refused_with_both_lengths(processor, record) -> None:
