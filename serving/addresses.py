@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 
+from serving.config import TLSSettings
 from serving.errors import InvalidSettings
 
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -42,7 +44,24 @@ def free_port(host: str, port: int) -> int:
         return int(found.getsockname()[1])
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, *, tls: bool = False) -> str:
     """Return the address under which a program on this machine reaches the service."""
     host = _ANY.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def check_tls(tls: TLSSettings | None) -> None:
+    """Raise InvalidSettings when a certificate and its key cannot be read or do not belong together."""
+    if tls is None:
+        return
+    for path in (tls.certificate, tls.key):
+        if not path.is_file():
+            raise InvalidSettings(f"tls: there is no file {path}")
+    try:
+        # A key under a passphrase would ask for it on the terminal; there is nobody to answer.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password="")
+    except (ssl.SSLError, OSError, ValueError):
+        raise InvalidSettings(
+            f"tls: {tls.certificate} and {tls.key} are not a PEM certificate and its key (without a passphrase)"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from starlette.responses import Response
 from hub.errors import UnsupportedOption
 from hub.modeling import TaskFile
 from serving.inputs import Input
-from serving.jobs import Output, Refused
+from serving.jobs import Call, Output, Refused
 from serving.schemas import Options
 
 BIG_ANSWER = 20_000
@@ -23,9 +23,13 @@ BIG_ANSWER = 20_000
 
 
 async def embedding_answer(
-    model: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output | Refused]], options: Options
+    model: str,
+    inputs: Sequence[Input],
+    outputs: Sequence[Sequence[Output | Refused]],
+    options: Options,
+    call: Call,
 ) -> Response:
-    """Return the answer of an embedding request.
+    """Return the answer of an embedding request, with where it came from.
 
     Raises:
         UnsupportedOption: More ``dimensions`` are asked for than the embedding has.
@@ -43,18 +47,26 @@ async def embedding_answer(
     def entry(output: Output) -> dict[str, Any]:
         return {"object": "embedding", **_encoded(output.value, options)}
 
-    return await _json_response(model, inputs, outputs, entry, numbers)
+    origin = _origin(model, call)
+    if call.provenance is not None:
+        origin["embedding_space"] = call.provenance.space(call.work, options.dimensions)
+    return await _json_response(origin, inputs, outputs, entry, numbers)
 
 
 async def task_answer(
-    model: str, task: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output | Refused]]
+    model: str, task: str, inputs: Sequence[Input], outputs: Sequence[Sequence[Output | Refused]], call: Call
 ) -> Response:
     """Return the answer of a task: JSON, or the file itself when the result is one file."""
     flat = list(_good(outputs))
+    origin = _origin(model, call)
     if len(flat) == 1 and isinstance(flat[0].value, TaskFile):
-        return _file_response(flat[0].value)
+        return _file_response(flat[0].value, origin)
     size = sum(len(o.value.content) for o in flat if isinstance(o.value, TaskFile))
-    return await _json_response(model, inputs, outputs, lambda o: {"object": task, "result": _result(o.value)}, size)
+    return await _json_response(origin, inputs, outputs, lambda o: {"object": task, "result": _result(o.value)}, size)
+
+
+def _origin(model: str, call: Call) -> dict[str, str | None]:
+    return {"model": model, **(call.provenance.fields if call.provenance is not None else {})}
 
 
 def _encoded(value: np.ndarray, options: Options) -> dict[str, Any]:
@@ -76,12 +88,17 @@ def _result(value: Any) -> Any:
     return value
 
 
-def _file_response(file: TaskFile) -> Response:
+def _file_response(file: TaskFile, origin: Mapping[str, str | None]) -> Response:
     disposition = f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}"
     return Response(
         file.content,
         media_type=file.media_type,
-        headers={"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"},
+        headers={
+            "Content-Disposition": disposition,
+            "X-Content-Type-Options": "nosniff",
+            # The bytes have no place for it. Quoted, because a model may be called by any name.
+            **{f"X-Fmhub-{name.title()}": quote(value) for name, value in origin.items() if value is not None},
+        },
     )
 
 
@@ -112,7 +129,7 @@ def _entries(
 
 
 async def _json_response(
-    model: str,
+    origin: Mapping[str, str | None],
     inputs: Sequence[Input],
     outputs: Sequence[Sequence[Output | Refused]],
     entry: Callable[[Output], dict[str, Any]],
@@ -120,7 +137,7 @@ async def _json_response(
 ) -> Response:
     def write() -> bytes:
         cost = sum(o.cost for o in _good(outputs))
-        head = _dumps({"object": "list", "model": model})[:-1]
+        head = _dumps({"object": "list", **origin})[:-1]
         usage = _dumps({"prompt_tokens": cost, "total_tokens": cost})
         # Entry by entry, because one call for all of them would not let go of the interpreter until its end.
         data = ",".join(_dumps(found) for found in _entries(inputs, outputs, entry))

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from hub.errors import UnknownModel
 from serving import answers, describe, page
+from serving.access import Gate, check_model, is_outsider, may_use
 from serving.bodies import MULTIPART, BodyReader, PendingBytes
 from serving.engine import Engine
 from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
+from serving.handling import Encoding, call_of, http_error, label, unless_gone
 from serving.inputs import Input, as_inputs
 from serving.jobs import Output, Refused, resolve_work
+from serving.keys import KeyRing
+from serving.lane import Lane
 from serving.middleware import Envelope
-from serving.problems import ErrorReport, report
+from serving.problems import ErrorReport
 from serving.schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
@@ -32,8 +37,6 @@ from serving.schemas import (
     TaskAnswer,
     parse_request,
 )
-
-Answer = TypeVar("Answer")
 
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
@@ -46,6 +49,9 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
     Args:
         engine: Serves the models.
         send_request_id: Put ``X-Request-Id`` on answers; not where a proxy in front does so already.
+
+    Raises:
+        InvalidSettings: The file of keys cannot be read.
     """
 
     @asynccontextmanager
@@ -63,8 +69,18 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Envelope, metrics=engine.metrics, send_id=send_request_id)
-    app.add_exception_handler(HTTPException, _http_error)
+    # The last one added is the outermost.
+    app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
+    app.add_middleware(Envelope, metrics=engine.metrics, send_id=send_request_id, log=engine.settings.log_requests)
+    if engine.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=engine.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
+    app.add_exception_handler(HTTPException, http_error)
     routes = Routes(engine)
     for path, get in (
         ("/", routes.index),
@@ -99,7 +115,20 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             responses={200: {"model": answer}, **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, made once, with how keys are sent where they are asked for."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemes = {"key": {"type": "http", "scheme": "bearer", "description": "Where the service has keys."}}
+        app.openapi_schema["components"]["securitySchemes"] = schemes
+        app.openapi_schema["security"] = [{}, {"key": []}]
+    return app.openapi_schema
 
 
 class Routes:
@@ -114,16 +143,16 @@ class Routes:
 
     async def embed(self, request: Request) -> Response:
         """Embed one or many inputs with the model that the body names."""
-        _label(request, "/v1/embeddings")
+        label(request, "/v1/embeddings")
         with self._body(request) as body:
             spec = parse_request(EmbeddingRequest, await body.json())
-            self._engine.lane(spec.model)
+            self._lane(request, spec.model)
             return await self._embed(request, spec.model, as_inputs(spec.input), spec, "input")
 
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
-        _label(request, "/v1/models/{model}/embeddings")
-        self._engine.lane(model)
+        label(request, "/v1/models/{model}/embeddings")
+        self._lane(request, model)
         with self._body(request) as body:
             if body.content_type == MULTIPART:
                 form = await body.form()
@@ -135,8 +164,8 @@ class Routes:
 
     async def run_task(self, request: Request, model: str, task: str) -> Response:
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
-        _label(request, "/v1/models/{model}/{task}")
-        lane = self._engine.lane(model)
+        label(request, "/v1/models/{model}/{task}")
+        lane = self._lane(request, model)
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
         with self._body(request) as body:
@@ -151,10 +180,27 @@ class Routes:
                 _check_json(body)
                 kind, inputs = "input", as_inputs(parse_request(InputRequest, await body.json()).input)
             self._check_count(inputs, kind)
-            _label(request, model=model)
-            outputs = await _unless_gone(request, self._engine.run(model, task, inputs, kind=kind))
-            with _Encoding(self._engine, model):
-                return await answers.task_answer(model, task, inputs, outputs)
+            label(request, model=model)
+            call = call_of(request)
+            outputs = await unless_gone(request, self._engine.run(model, task, inputs, kind=kind, call=call))
+            with Encoding(self._engine.metrics, model, call):
+                return await answers.task_answer(model, task, inputs, outputs, call)
+
+    def _visible(self, request: Request) -> dict[str, Lane]:
+        return {name: lane for name, lane in self._engine.lanes.items() if may_use(request, name)}
+
+    def _lane(self, request: Request, model: str) -> Lane:
+        """Return a served model that this request may use.
+
+        Raises:
+            Forbidden: Its key may not.
+            UnknownModel: There is none of this name; the text lists those that it may use.
+        """
+        check_model(request, model)
+        visible = self._visible(request)
+        if model not in visible:
+            raise UnknownModel(f"no model {model[:100]!r} is served here; served: {', '.join(visible)}")
+        return visible[model]
 
     def _body(self, request: Request) -> BodyReader:
         return BodyReader(request, self._engine.settings, self._pending)
@@ -163,13 +209,14 @@ class Routes:
         self, request: Request, model: str, inputs: Sequence[Input], options: Options, kind: str
     ) -> Response:
         self._check_count(inputs, kind)
-        _label(request, model=model)
-        outputs: list[list[Output | Refused]] = await _unless_gone(
+        label(request, model=model)
+        call = call_of(request)
+        outputs: list[list[Output | Refused]] = await unless_gone(
             request,
-            self._engine.embed(model, inputs, pooling=options.pooling, layer=options.layer, kind=kind),
+            self._engine.embed(model, inputs, pooling=options.pooling, layer=options.layer, kind=kind, call=call),
         )
-        with _Encoding(self._engine, model):
-            return await answers.embedding_answer(model, inputs, outputs, options)
+        with Encoding(self._engine.metrics, model, call):
+            return await answers.embedding_answer(model, inputs, outputs, options, call)
 
     def _check_count(self, inputs: Sequence[Input], kind: str) -> None:
         limit = self._engine.settings.max_inputs
@@ -184,66 +231,47 @@ class Routes:
 
     async def models(self, request: Request) -> dict[str, Any]:
         """List the served models."""
-        _label(request, "/v1/models")
-        return {"object": "list", "data": [describe.listed(lane) for lane in self._engine.lanes.values()]}
+        label(request, "/v1/models")
+        return {"object": "list", "data": [describe.listed(lane) for lane in self._visible(request).values()]}
 
     async def model(self, request: Request, model: str) -> Any:
         """Describe one model: what it takes, what it gives, and its limits."""
-        _label(request, "/v1/models/{model}")
-        lanes = self._engine.lanes
+        label(request, "/v1/models/{model}")
+        lanes = self._visible(request)
         owner, _, last = model.rpartition("/")
         if model not in lanes and owner in lanes and last:
             # This path exists for POST (embeddings or a task), and the greedy route hides that.
-            return ErrorReport(405, "this route takes POST", None, "method_not_allowed", allow="POST").response()
-        return describe.described(self._engine.lane(model), self._engine.settings)
+            problem = ErrorReport(405, "this route takes POST", None, "method_not_allowed", allow="POST")
+            return problem.response(request.scope["state"])
+        return describe.described(self._lane(request, model), self._engine.settings)
 
     async def healthz(self, request: Request) -> dict[str, str]:
         """Tell whether the process works; a supervisor restarts it when not."""
-        _label(request, "/healthz")
+        label(request, "/healthz")
         self._engine.check()
         return {"status": "ok"}
 
     async def readyz(self, request: Request) -> JSONResponse:
         """Tell whether the models of the start are loaded and warmed; a balancer sends requests only then."""
-        _label(request, "/readyz")
-        states = {name: lane.state for name, lane in self._engine.lanes.items()}
+        label(request, "/readyz")
+        # Without a key only whether: the names of the models are not for everyone.
+        states = {} if is_outsider(request) else {n: lane.state for n, lane in self._visible(request).items()}
         if not self._engine.ready:
-            shown = ", ".join(f"{name} is {state}" for name, state in states.items())
+            shown = ", ".join(f"{name} is {state}" for name, state in states.items()) or "models are loading"
             raise Unavailable(f"not ready: {shown}", code="not_ready")
-        return JSONResponse({"status": "ready", "models": states})
+        return JSONResponse({"status": "ready"} | ({"models": states} if states else {}))
 
     async def metrics(self, request: Request) -> Response:
         """Return the counters in Prometheus's text format."""
-        _label(request, "/metrics")
+        label(request, "/metrics")
         found = self._engine.metrics
         return Response(found.exposition(), media_type=found.content_type)
 
     async def index(self, request: Request) -> HTMLResponse:
         """Show what is served here."""
-        _label(request, "/")
-        html = page.index(self._engine.lanes.values(), str(request.base_url))
+        label(request, "/")
+        html = page.index(self._visible(request).values(), str(request.base_url))
         return HTMLResponse(html, headers=page.HEADERS)
-
-
-class _Encoding:
-    """Times the encoding of an answer."""
-
-    def __init__(self, engine: Engine, model: str) -> None:
-        self._stage = engine.metrics.stage.labels(model, "encode")
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._stage.observe(time.perf_counter() - self._started)
-
-
-def _label(request: Request, route: str | None = None, model: str | None = None) -> None:
-    """Leave the route's template and the model's id for the metrics."""
-    if route is not None:
-        request.state.route = route
-    if model is not None:
-        request.state.model = model
 
 
 def _check_json(body: BodyReader) -> None:
@@ -259,42 +287,6 @@ def _numbers(fields: dict[str, str]) -> dict[str, Any]:
         name: int(text) if name in ("dimensions", "layer") and re.fullmatch(r"-?\d{1,9}", text) else text
         for name, text in fields.items()
     }
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """Await ``work``, and give it up when the client closes the connection.
-
-    Raises:
-        ClientDisconnect: The client has gone.
-    """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_closed(request))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        watch.cancel()
-        task.cancel()
-
-
-async def _closed(request: Request) -> None:
-    # The body has been read, so the next message can only be the end of the connection.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Give the framework's own errors (no such route, no such method) the shape of all others."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return ErrorReport(404, f"no route {request.url.path[:200]}", code="route_not_found").response()
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow")
-        message = f"this route takes {allow}"
-        return ErrorReport(405, message, code="method_not_allowed", allow=allow).response()
-    return report(error, request.state.request_id).response()
 
 
 def _json_body(form: type[InputRequest]) -> dict[str, Any]:

@@ -34,22 +34,26 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML with the service's settings; what is given here comes on top.")
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen on other addresses than this machine's without keys.")
+    ] = False,
 ) -> None:
     """Serve embeddings over HTTP, from native files or JSON."""
     from serving.config import load_settings
 
-    settings = load_settings(config, {"models": models, "host": host, "port": port})
+    settings = load_settings(config, {"models": models, "host": host, "port": port, "insecure": insecure or None})
     with tempfile.TemporaryDirectory(prefix="fmhub-samples-") as folder:
         sample = _check_models(settings, Path(folder))
 
         def on_ready(url: str) -> None:
             names = ", ".join(m.id for m in settings.models)
             print(f"fmhub serves {names} at {url} (backend: {backend.value}). Stop with Ctrl-C.\nTry it:")
+            curl = "curl -H 'Authorization: Bearer KEY'" if settings.keys or settings.keys_file else "curl"
             if sample is None:
-                print(f"  curl {url}/v1/models", flush=True)
+                print(f"  {curl} {url}/v1/models", flush=True)
             else:
                 path = f"{url}/v1/models/{settings.models[0].id}/embeddings"
-                print(f"  curl -F file=@{sample} {path}", flush=True)
+                print(f"  {curl} -F file=@{sample} {path}", flush=True)
 
         if backend is Backend.ray:
             from serving.cluster import run_ray

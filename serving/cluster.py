@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from hub.errors import HubError
-from serving.addresses import free_port, url_of
+from serving.addresses import check_tls, free_port, url_of
 from serving.config import ServiceSettings
+from serving.keys import KeyRing
 
 LONGEST_FOLDER = 30
 """Ray puts sockets below its folder, and a socket's path may have about 107 bytes."""
@@ -39,15 +40,17 @@ def ray_service(settings: ServiceSettings) -> Iterator[str]:
     """Run the service on a new local Ray instance, and yield its URL once it is ready.
 
     Raises:
-        InvalidSettings: The port is taken.
+        InvalidSettings: The port is taken, or the certificate or the file of keys cannot be used.
         ServiceDidNotStart: The models could not be loaded.
     """
+    check_tls(tls := settings.tls)
+    KeyRing(settings)
     port = free_port(settings.host, settings.port)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     from ray import serve
 
-    from serving.deployment import LOGGING, build
+    from serving.deployment import LOGGING, application
 
     # Ray tells the terminal of each step; what a user needs to know, the command says.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -71,14 +74,15 @@ def ray_service(settings: ServiceSettings) -> Iterator[str]:
                 "host": settings.host,
                 "port": port,
                 "request_timeout_s": settings.request_timeout_s + PROXY_SLACK_SECONDS,
+                **({"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)} if tls else {}),
             },
             logging_config=LOGGING,
         )
         try:
-            serve.run(build(settings.model_dump(mode="json")), name="fmhub", route_prefix="/")
+            serve.run(application(settings), name="fmhub", route_prefix="/")
         except RuntimeError:
             raise ServiceDidNotStart(_reason()) from None
-        yield url_of(settings.host, port)
+        yield url_of(settings.host, port, tls=tls is not None)
     finally:
         with _signals_ignored():
             # Ray prints that its controller was killed, which is how it ends it.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from serving.errors import InvalidSettings
 
 MIB = 1024 * 1024
+
+VARIABLE_PREFIX = "FMHUB_SERVE_"
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -26,7 +31,10 @@ class ModelSettings(_Strict):
     alias: str | None = Field(default=None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="What requests call it.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a repository.")
     device: str | None = Field(default=None, description="For example cuda:0; the embedder chooses when absent.")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        default="float32", description="Of the weights; int8: of linear layers on the CPU, the rest in float32."
+    )
+    compile: bool = Field(default=False, description="By torch.compile: loading takes a minute, forwards less time.")
     batch_cost: int | None = Field(
         default=None, ge=1, description="Padded cost of one forward; the processor's otherwise."
     )
@@ -49,9 +57,39 @@ class ModelSettings(_Strict):
         return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
 
     @property
-    def weights(self) -> tuple[str | None, ...]:
+    def weights(self) -> tuple[Any, ...]:
         """What decides which embedder is loaded; other settings can change while it stays."""
-        return (self.name, self.revision, self.device, self.dtype)
+        return (self.name, self.revision, self.device, self.dtype, self.compile)
+
+
+class KeySettings(_Strict):
+    """One bearer key, as ``fmhub key new NAME`` prints it: its hash, never the key itself."""
+
+    name: str = Field(pattern=r"^[\w.-]{1,64}$", description="Whose it is: shown in the log and the metrics.")
+    hash: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="'sha256:' and the key's SHA-256 in hexadecimal.")
+    models: list[str] | None = Field(
+        default=None, description="Ids it may use, with * as a wildcard (org/*); all models when absent."
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Beyond it 429; each replica counts for itself."
+    )
+
+
+def distinct_keys(keys: list[KeySettings]) -> list[KeySettings]:
+    """Return the keys; raise ValueError where two have the same name or the same hash."""
+    for what in ("name", "hash"):
+        values = [getattr(k, what) for k in keys]
+        twice = next((k.name for k in keys if values.count(getattr(k, what)) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the {what} of {twice} is listed twice")
+    return keys
+
+
+class TLSSettings(_Strict):
+    """HTTPS without a proxy in front."""
+
+    certificate: Path = Field(description="PEM file: the certificate, then those of its issuers.")
+    key: Path = Field(description="PEM file with the private key.")
 
 
 class RaySettings(_Strict):
@@ -87,6 +125,20 @@ class ServiceSettings(_Strict):
         pattern=r"^[\w.]+:\w+$",
         description="module:function called as hub.from_pretrained is; replace it to serve embedders of your own.",
     )
+    keys: list[KeySettings] = Field(default=[], description="Who may use the service; everyone when empty.")
+    keys_file: Path | None = Field(
+        default=None, description="YAML list of further keys, read again when it changes: to add and revoke them."
+    )
+    insecure: bool = Field(default=False, description="Listen on other addresses than this machine's without keys.")
+    metrics_access: Literal["key", "open"] = Field(
+        default="key", description="Whether /metrics asks for a key, where there are keys."
+    )
+    cors_origins: list[str] = Field(
+        default=[], description="Origins whose pages may call the service from a browser, or ['*']; none by default."
+    )
+    tls: TLSSettings | None = None
+    log_format: Literal["text", "json"] = Field(default="text", description="Of what goes to standard error.")
+    log_requests: bool = Field(default=True, description="One line a request, without its content.")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
     max_wait_ms: float = Field(
@@ -103,8 +155,16 @@ class ServiceSettings(_Strict):
     max_samples: int = Field(
         default=16_384, ge=1, description="Samples that one request's inputs may hold; beyond it 413."
     )
+    memory_budget_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Of all models' weights; beyond it idle models with load: first_use go, least recently used first.",
+    )
+    cache_bytes: int = Field(default=0, ge=0, description="Of results kept for inputs that come again; 0 keeps none.")
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="From the whole body to the answer; beyond it 503."
+        default=60.0,
+        gt=0,
+        description="From the whole body to the answer; beyond it 503. X-Request-Timeout may ask for less.",
     )
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Time for requests in work when the service stops.")
     ray: RaySettings = RaySettings()
@@ -118,6 +178,11 @@ class ServiceSettings(_Strict):
             raise ValueError(f"{', '.join(twice)} is listed twice; give one of them an alias")
         return models
 
+    @field_validator("keys")
+    @classmethod
+    def _distinct_keys(cls, keys: list[KeySettings]) -> list[KeySettings]:
+        return distinct_keys(keys)
+
     @model_validator(mode="after")
     def _body_fits(self) -> ServiceSettings:
         if self.max_pending_bytes < self.max_body_bytes:
@@ -127,10 +192,27 @@ class ServiceSettings(_Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _guarded(self) -> ServiceSettings:
+        if not (self.keys or self.keys_file or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines and no key is configured: make one with "
+                "'fmhub key new NAME', or say that everyone may come in with 'insecure: true' or --insecure"
+            )
+        return self
+
     @property
     def max_ongoing_requests(self) -> int:
         """Requests that Ray lets into one replica at once."""
         return self.ray.max_ongoing_requests or sum(m.max_queued_requests for m in self.models) + 64
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach an address; a name other than localhost may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_settings(values: Mapping[str, Any]) -> ServiceSettings:
@@ -139,14 +221,24 @@ def check_settings(values: Mapping[str, Any]) -> ServiceSettings:
     Raises:
         InvalidSettings: A name is unknown or a value cannot be; the text names each.
     """
+    return settings_of(ServiceSettings, dict(values))
+
+
+def settings_of(form: type[Form], values: Any, place: str = "") -> Form:
+    """Return a value as settings of some form; ``place`` is where it stands, for messages.
+
+    Raises:
+        InvalidSettings: A name is unknown or a value cannot be; the text names each.
+    """
     try:
-        return ServiceSettings.model_validate(dict(values))
+        return form.model_validate(values)
     except ValidationError as error:
-        raise InvalidSettings("; ".join(_sentence(e) for e in error.errors(include_url=False))) from None
+        raise InvalidSettings("; ".join(_sentence(e, place) for e in error.errors(include_url=False))) from None
 
 
-def _sentence(error: Any) -> str:
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+def _sentence(error: Any, place: str) -> str:
+    place += "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"])
+    place = place.lstrip(".")
     if error["type"] == "extra_forbidden":
         return f"{place}: there is no such setting"
     message = error["msg"].removeprefix("Value error, ")
@@ -155,12 +247,15 @@ def _sentence(error: Any) -> str:
     return f"{place or 'settings'}: {message}{shown}"
 
 
-def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> ServiceSettings:
-    """Return the settings of a YAML file, with the command line's on top.
+def load_settings(
+    path: Path | None, overrides: Mapping[str, Any], environment: Mapping[str, str] | None = None
+) -> ServiceSettings:
+    """Return the settings of a YAML file, with the environment's on top, and the command line's on top of both.
 
     Args:
         path: YAML with the names of `ServiceSettings`; without one, the defaults.
         overrides: What was given explicitly; ``None`` values were not.
+        environment: See `with_environment`; the process's unless given.
 
     Raises:
         InvalidSettings: The file cannot be read or holds something else, or a value cannot be.
@@ -175,10 +270,43 @@ def load_settings(path: Path | None, overrides: Mapping[str, Any]) -> ServiceSet
             raise InvalidSettings(f"{path} is not YAML: {error}") from None
         if not isinstance(values, dict):
             raise InvalidSettings(f"{path} should hold settings by name, for example 'models: [NAME]'")
+    values = with_environment(values, os.environ if environment is None else environment)
     values |= {name: value for name, value in overrides.items() if value is not None}
     if "models" not in values:
         values["models"] = _built_in()
     return check_settings(values)
+
+
+def with_environment(values: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings with those of environment variables on top.
+
+    ``FMHUB_SERVE_PORT=80`` sets ``port``; two underscores go a level down: ``FMHUB_SERVE_RAY__NUM_REPLICAS=2``. Values
+    are YAML, so that a list is ``[a, b]``.
+
+    Args:
+        values: Settings by name; not changed.
+        environment: Variables by name.
+
+    Raises:
+        InvalidSettings: A value is not YAML, or a part of its name names no group of settings.
+    """
+    merged = dict(values)
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(VARIABLE_PREFIX):
+            continue
+        *groups, name = variable.removeprefix(VARIABLE_PREFIX).lower().split("__")
+        place = merged
+        for group in groups:
+            inner = place.get(group) or {}
+            if not isinstance(inner, Mapping):
+                raise InvalidSettings(f"{variable}: {group} is no group of settings")
+            # A copy: what came from the file or the caller stays as it was.
+            place[group] = place = dict(inner)
+        try:
+            place[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InvalidSettings(f"{variable} is not YAML; a list is written [a, b]") from None
+    return merged
 
 
 def _built_in() -> list[str]:

@@ -15,11 +15,12 @@ from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
 from serving.app import create_app
-from serving.config import ServiceSettings, check_settings
+from serving.config import ServiceSettings, check_settings, with_environment
 from serving.engine import Engine
+from serving.logs import configure_logging
 
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
-"""Ray's own access log names every path; ours is the metrics."""
+"""Ray's own access log names every path; ours names routes."""
 
 
 @serve.deployment(name="fmhub")
@@ -30,7 +31,9 @@ class EmbeddingService:
     async def __init__(self, settings: dict[str, Any]) -> None:
         """Load and warm the models of the start; Ray sends requests only after that."""
         self._values = settings
-        self._engine = Engine(_for_replica(check_settings(settings)))
+        checked = _for_replica(check_settings(settings))
+        configure_logging(checked)
+        self._engine = Engine(checked)
         try:
             await self._engine.wait_ready()
         except BaseException:
@@ -56,12 +59,16 @@ class EmbeddingService:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """Return the application for ``serve run`` and ``serve deploy``.
+    """Return the application for ``serve run`` and ``serve deploy``; the environment's settings come on top.
 
     Raises:
-        InvalidSettings: ``args`` holds a name or value that cannot be.
+        InvalidSettings: ``args`` or the environment holds a name or value that cannot be.
     """
-    settings = check_settings(args)
+    return application(check_settings(with_environment(args, os.environ)))
+
+
+def application(settings: ServiceSettings) -> Application:
+    """Return the application of these settings."""
     ray = settings.ray
     scale: dict[str, Any] = {"num_replicas": ray.num_replicas}
     if ray.autoscaling is not None:

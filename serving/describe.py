@@ -6,6 +6,7 @@ from typing import Any
 
 from hub.embedder import Embedder
 from serving.config import ServiceSettings
+from serving.jobs import resolve_work
 from serving.lane import Lane
 
 
@@ -27,6 +28,12 @@ def described(lane: Lane, settings: ServiceSettings) -> dict[str, Any]:
     entry = listed(lane)
     if lane.embedder is not None:
         entry |= _facts(lane.embedder)
+        if lane.provenance is not None:
+            entry |= lane.provenance.fields
+            entry["embedding_space"] = lane.provenance.space(resolve_work(lane.embedder))
+            entry["dtype"] = lane.settings.dtype
+            entry["compiled"] = lane.settings.compile
+            entry["dtype_error"] = lane.dtype_error.as_dict() if lane.dtype_error is not None else None
         entry["dimension"] = lane.dimension
         entry["batch_cost"] = lane.settings.batch_cost or lane.embedder.processor.batch_cost
     entry["request_limits"] = {
@@ -43,7 +50,6 @@ def _facts(embedder: Embedder) -> dict[str, Any]:
     model, system, card = embedder.model, embedder.system, embedder.card
     metadata = card.metadata
     return {
-        "revision": embedder.revision,
         "domain": system.domain.name,
         "system": system.name,
         "title": system.title,

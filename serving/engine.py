@@ -10,19 +10,29 @@ import importlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 from hub.embedder import Embedder
 from hub.errors import UnknownModel
 from hub.modeling import Layer
+from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InvalidSettings, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Output, Refused
-from serving.lane import Lane
+from serving.jobs import Call, Output, Refused
+from serving.keys import KeyRing
+from serving.lane import Lane, State
 from serving.metrics import Metrics
 
 logger = logging.getLogger("fmhub.serving")
+
+
+FIXED = (
+    "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
+    "log_requests",
+)  # fmt: skip
+"""Settings that only a restart can change."""
 
 
 class Engine:
@@ -45,14 +55,49 @@ class Engine:
         # One torch thread a reader: several of them read at once, beside the model.
         self._readers = ThreadPoolExecutor(settings.reading_threads, "reading", limit_torch_threads, (1,))
         self._loading = asyncio.Lock()
+        self._cache = ResultCache(settings.cache_bytes, self.metrics)
         self._lanes = {m.id: self._lane(m, settings) for m in settings.models}
+        self.metrics.watch_models(lambda: [lane.facts for lane in self._lanes.values()], get_args(State))
         self._starting: list[asyncio.Task[Embedder]] = []
         self._applying = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def _lane(self, model: ModelSettings, settings: ServiceSettings) -> Lane:
-        return Lane(model, settings, self._factory, self._readers, self._loading, self.metrics)
+        return Lane(
+            model,
+            settings,
+            self._factory,
+            self._readers,
+            self._loading,
+            self.metrics,
+            self._cache,
+            self._make_room,
+        )
+
+    def _make_room(self, wanted: Lane) -> int:
+        """Let go of idle models until all weights, those of ``wanted`` among them, are within the budget.
+
+        Before a model's first loading its size is not known; it is called again after that.
+
+        Returns:
+            By how many bytes the budget is exceeded all the same, because the other models are in use.
+        """
+        budget = self.settings.memory_budget_bytes
+        if budget is None:
+            return 0
+        lanes = list(self._lanes.values())
+        loaded = [lane for lane in lanes if lane.embedder is not None or lane is wanted]
+        excess = sum(lane.bytes for lane in loaded) - budget
+        idle = [x for x in loaded if x is not wanted and x.settings.load == "first_use" and x.idle]
+        for lane in sorted(idle, key=lambda lane: lane.last_used):
+            if excess <= 0:
+                break
+            lane.unload()
+            self.metrics.evictions.labels(lane.id).inc()
+            logger.info("model %s made room for %s", lane.id, wanted.id)
+            excess -= lane.bytes
+        return max(0, excess)
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -98,9 +143,10 @@ class Engine:
             InvalidSettings: A setting changed that only a restart can change.
             HubError: A new model cannot be loaded; then nothing has changed.
         """
-        for name in ("embedder_factory", "reading_threads", "torch_threads"):
+        for name in FIXED:
             if getattr(settings, name) != getattr(self.settings, name):
                 raise InvalidSettings(f"{name} cannot change while the service runs; restart it")
+        KeyRing(settings)  # a damaged file of keys is refused before it could lock everyone out
         async with self._applying:
             await self._apply(settings)
 
@@ -121,6 +167,7 @@ class Engine:
         for model in settings.models:
             lanes[model.id].update(model, settings)
         self.settings, self._lanes = settings, lanes
+        self._cache.shrink(settings.cache_bytes)
         for lane in gone:
             task = asyncio.create_task(lane.close())
             self._closing.add(task)
@@ -163,6 +210,7 @@ class Engine:
         pooling: str | None = None,
         layer: Layer = None,
         kind: str = "input",
+        call: Call | None = None,
     ) -> list[list[Output | Refused]]:
         """Embed the inputs of one request; see `Lane.run`.
 
@@ -171,23 +219,28 @@ class Engine:
             Unavailable: The answer took longer than the time-out.
             HubError: What `Lane.run` raises.
         """
-        return await self._in_time(self.lane(model).run(inputs, pooling=pooling, layer=layer, kind=kind))
+        answer = self.lane(model).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
+        return await self._in_time(answer, call)
 
     async def run(
-        self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input"
+        self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input", call: Call | None = None
     ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
-        return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind))
+        return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind, call=call), call)
 
     async def _in_time(
-        self, answer: Coroutine[None, None, list[list[Output | Refused]]]
+        self, answer: Coroutine[None, None, list[list[Output | Refused]]], call: Call | None
     ) -> list[list[Output | Refused]]:
+        seconds = self.settings.request_timeout_s
+        if call is not None and call.timeout_s is not None:
+            seconds = min(seconds, call.timeout_s)
         try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
+            # What was not in the model by then never gets there: the job is given up, and its samples with it.
+            async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError:
             raise Unavailable(
-                f"no answer within {self.settings.request_timeout_s:g} s; send fewer inputs a request, or try later",
+                f"no answer within {seconds:g} s; send fewer inputs a request, or try later",
                 code="timeout",
             ) from None
 

@@ -40,6 +40,23 @@ class InvalidRequest(HubError, ValueError):
         self.param = param
 
 
+class Unauthorized(HubError):
+    """No key, or one that is not valid (HTTP 401); ``code`` tells which."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(HubError):
+    """The key is valid and may not use this model (HTTP 403)."""
+
+    code = "model_not_allowed"
+
+    def __init__(self, message: str, *, param: str | None = "model") -> None:
+        """Like `HubError`, with the field that named the model."""
+        super().__init__(message)
+        self.param = param
+
+
 class InputFailed(HubError):
     """One input of a request failed; ``cause`` says why, ``param`` which one it was.
 
@@ -56,13 +73,13 @@ class InputFailed(HubError):
 
 
 class Overloaded(HubError):
-    """More is waiting than the service lets wait (HTTP 429)."""
+    """More is waiting than the service lets wait, or a key asked more often than it may (HTTP 429)."""
 
     code = "overloaded"
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
+    def __init__(self, message: str, *, retry_after: int, code: str | None = None) -> None:
         """Like `HubError`, with the seconds after which a place is likely to be free."""
-        super().__init__(message)
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

@@ -42,7 +42,13 @@ def forward_batch(embedder: Embedder, batch: Sequence[Waiting]) -> list[Any]:
     except Exception as error:
         if len(batch) == 1:
             return [error]
-        logger.warning("a batch of %d failed (%s); running its samples alone", len(batch), type(error).__name__)
+        requests = ", ".join(dict.fromkeys(w.job.call.id for w in batch))
+        logger.warning(
+            "a batch of %d of the requests %s failed (%s); running its samples alone",
+            len(batch),
+            requests,
+            type(error).__name__,
+        )
     return [_alone(embedder, work, waiting) for waiting in batch]
 
 

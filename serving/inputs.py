@@ -7,6 +7,8 @@ path, so no request can name a file of the server.
 from __future__ import annotations
 
 import binascii
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +26,10 @@ class Input(ABC):
     def filename(self) -> str | None:
         """The name that the client gave it, if any."""
         return None
+
+    @abstractmethod
+    def fingerprint(self) -> bytes | None:
+        """Return a hash of the content and the file's name, or ``None`` when the content cannot be made out."""
 
     @abstractmethod
     def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
@@ -50,6 +56,10 @@ class UploadedFile(Input):
         """The bare file name: a folder part is dropped."""
         return Source.from_bytes(b"", self.name).name if self.name else None
 
+    def fingerprint(self) -> bytes:
+        """Return a hash of the bytes and the name, which a reader may use in keys."""
+        return hashlib.sha256(f"file {self.filename or ''}\0".encode() + self.content).digest()
+
     def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
         """Read the file by its content."""
         if not self.content:
@@ -69,10 +79,20 @@ class EncodedFile(Input):
         """The bare file name: a folder part is dropped."""
         return UploadedFile(b"", self.name).filename
 
+    def fingerprint(self) -> bytes | None:
+        """Return the hash that the same file has as an upload."""
+        try:
+            return UploadedFile(self._decoded(), self.name).fingerprint()
+        except ValueError:
+            return None
+
+    def _decoded(self) -> bytes:
+        return binascii.a2b_base64(self.data, strict_mode=True)
+
     def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
         """Decode the text and read the file."""
         try:
-            content = binascii.a2b_base64(self.data, strict_mode=True)
+            content = self._decoded()
         except ValueError:
             message = "'data' is not base64 (standard alphabet, padded, no line breaks)"
             raise InvalidInput(message, code="invalid_base64") from None
@@ -84,6 +104,10 @@ class PlainValue(Input):
     """The domain's plain JSON form."""
 
     value: Any = field(repr=False)
+
+    def fingerprint(self) -> bytes:
+        """Return a hash of the value."""
+        return hashlib.sha256(b"plain\0" + json.dumps(self.value, sort_keys=True).encode()).digest()
 
     def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
         """Parse the value."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.embedder import Embedder, Prepared
 from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import Layer
 from serving.errors import BodyTooLarge
+
+if TYPE_CHECKING:
+    from serving.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,34 @@ def resolve_work(
     return Work(pooling=pooling or config.pooling, layer=config.layer if layer is None else layer)
 
 
+@dataclass
+class Call:
+    """What a request brings along beside its inputs, and what it took.
+
+    Attributes:
+        id: For the log.
+        timeout_s: How long its sender waits, where it says so.
+        provenance: Of the model that answered; ``None`` before one has.
+        work: What it was asked to do, defaults resolved.
+        spent: Seconds by stage. ``read``: all turns of reading its inputs; ``queue``: the longest wait of a prepared
+            sample; ``forward``: the batches that it had a part in; ``encode``: the answer to bytes.
+    """
+
+    id: str = ""
+    timeout_s: float | None = None
+    provenance: Provenance | None = None
+    work: Work = Work()
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Note time spent in a stage."""
+        self.spent[stage] = self.spent.get(stage, 0.0) + seconds
+
+    def longest(self, stage: str, seconds: float) -> None:
+        """Note time spent in a stage beside others in it."""
+        self.spent[stage] = max(self.spent.get(stage, 0.0), seconds)
+
+
 @dataclass(frozen=True)
 class Output:
     """The model's answer for one sample.
@@ -86,7 +118,7 @@ class Job:
     It lives on the event loop; only ``done`` is read by threads.
     """
 
-    def __init__(self, work: Work, inputs: int, kind: str, max_samples: int) -> None:
+    def __init__(self, work: Work, inputs: int, kind: str, max_samples: int, call: Call | None = None) -> None:
         """Open a place for each input.
 
         Args:
@@ -94,8 +126,10 @@ class Job:
             inputs: How many inputs the request has.
             kind: Name of the request's field that holds them, for messages.
             max_samples: Limit on the samples of all inputs together.
+            call: The request that it is for.
         """
         self.work = work
+        self.call = call or Call()
         self.kind = kind
         self.future: asyncio.Future[list[list[Output | Refused]]] = asyncio.get_running_loop().create_future()
         self._outputs: list[list[Output | Refused | None]] = [[] for _ in range(inputs)]
@@ -110,8 +144,9 @@ class Job:
         return self.future.done()
 
     def begin_reading(self, streams: int) -> None:
-        """Note how many streams will bring samples."""
+        """Note how many streams will bring samples; with none the request is answered."""
         self._reading = streams
+        self._finish()
 
     def end_reading(self) -> None:
         """Note that one of the streams has come to its end."""
@@ -128,6 +163,16 @@ class Job:
         self._outputs[index].append(None)
         self._missing += 1
         return Waiting(prepared, self, index, len(self._outputs[index]) - 1)
+
+    def fill(self, index: int, outputs: Sequence[Output | Refused]) -> None:
+        """Store all outputs of input ``index``, known from before.
+
+        Raises:
+            BodyTooLarge: The request's inputs hold more samples than one request may.
+        """
+        for output in outputs:
+            self._count()
+            self._outputs[index].append(output)
 
     def refuse(self, index: int, refused: Refused) -> None:
         """Note a sample of input ``index`` that cannot be used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import os
@@ -14,13 +15,17 @@ from typing import Literal
 
 from hub.embedder import Embedder
 from hub.modeling import Layer
-from serving.batching import WaitingRoom
+from serving.batch_loop import BatchLoop
+from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InputFailed, Overloaded, Unavailable
-from serving.forwarding import forward_batch, limit_torch_threads
+from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Job, Output, Refused, Waiting, resolve_work
-from serving.metrics import Metrics
+from serving.jobs import Call, Job, Output, Refused, Waiting, resolve_work
+from serving.loading import load_model
+from serving.metrics import Metrics, ModelFacts
+from serving.numerics import NumericError
+from serving.provenance import Provenance
 from serving.reading import ReadingStream
 
 logger = logging.getLogger("fmhub.serving")
@@ -46,6 +51,8 @@ class Lane:
         readers: Executor,
         loading: asyncio.Lock,
         metrics: Metrics,
+        cache: ResultCache,
+        make_room: Callable[[Lane], int],
     ) -> None:
         """Prepare to serve; nothing is loaded yet.
 
@@ -56,29 +63,33 @@ class Lane:
             readers: Threads that all lanes read in.
             loading: Held while any lane loads: transformers sets process-wide state meanwhile.
             metrics: Where to count.
+            cache: Results of inputs that came before.
+            make_room: Called before this lane's model is loaded, and after, when its size is known, and when the lane
+                falls idle; it returns by how many bytes the models exceed their budget.
         """
         self.settings = settings
         self.id = settings.id
         self.embedder: Embedder | None = None
         self.dimension = 0
+        self.provenance: Provenance | None = None
+        self.dtype_error: NumericError | None = None
+        self.bytes = 0
+        self.last_used = -math.inf
         self.loaded_at = 0.0
         self._service = service
         self._factory = factory
         self._readers = readers
         self._loading = loading
         self._metrics = metrics
+        self._cache = cache
+        self._make_room = make_room
         threads = service.torch_threads or os.cpu_count() or 1
         self._thread = ThreadPoolExecutor(1, f"model-{self.id}", limit_torch_threads, (threads,))
-        self._room = WaitingRoom(budget=1)
+        self._batches: BatchLoop | None = None
         self._started: dict[object, float] = {}
         self._jobs: set[Job] = set()
-        self._turns = 0
-        self._news = asyncio.Event()
-        self._readable = asyncio.Event()
         self._load_task: asyncio.Task[Embedder] | None = None
         self._failed_at = -math.inf
-        self._serve_task: asyncio.Task[None] | None = None
-        self._forward_since: float | None = None
         self._closed = False
 
     # --- loading -----------------------------------------------------------------------------------------
@@ -94,6 +105,12 @@ class Lane:
             return "not_loaded"
         return "failed" if self._load_task.done() else "loading"
 
+    @property
+    def facts(self) -> ModelFacts:
+        """What the metrics show of the model."""
+        size = self.bytes if self.embedder is not None else 0
+        return ModelFacts(self.id, self.state, size, self.provenance.fields if self.provenance else {})
+
     async def ready(self) -> Embedder:
         """Return the embedder, loaded and warmed; whoever asks first starts the loading.
 
@@ -104,7 +121,8 @@ class Lane:
             return self.embedder
         tried = self._load_task is not None and self._load_task.done()
         if self._load_task is None or (tried and time.monotonic() > self._failed_at + RETRY_LOAD_SECONDS):
-            self._load_task = asyncio.create_task(self._load())
+            # In a context of its own: what it starts outlives the request that happened to come first.
+            self._load_task = asyncio.create_task(self._load(), context=contextvars.Context())
         # Shielded: the loading goes on for others when one who waits for it gives up.
         return await asyncio.shield(self._load_task)
 
@@ -112,27 +130,39 @@ class Lane:
         loop = asyncio.get_running_loop()
         try:
             async with self._loading:
-                embedder = await loop.run_in_executor(self._thread, self._load_in_thread)
-                self.dimension = await loop.run_in_executor(self._thread, embedder.warm_up)
+                self._make_room(self)
+                loaded = await loop.run_in_executor(self._thread, load_model, self._factory, self.settings)
         except Exception:
             self._failed_at = time.monotonic()
             logger.exception("model %s could not be loaded", self.id)
             raise
-        self._room = WaitingRoom(self.settings.batch_cost or embedder.processor.batch_cost)
-        self._readable.set()
-        self._serve_task = asyncio.create_task(self._serve(embedder))
-        self.embedder, self.loaded_at = embedder, time.time()
+        embedder = self.embedder = loaded.embedder
+        self.dimension, self.bytes = loaded.dimension, loaded.bytes
+        self.provenance, self.dtype_error = loaded.provenance, loaded.dtype_error
+        self.loaded_at, self.last_used = time.time(), time.monotonic()
+        self._metrics.load_seconds.labels(self.id).set(loaded.seconds)
+        self._batches = BatchLoop(self.id, embedder, self._budget(), self._service, self._thread, self._metrics)
+        if excess := self._make_room(self):
+            logger.warning("the models in use exceed memory_budget_bytes by %d", excess)
         return embedder
 
-    def _load_in_thread(self) -> Embedder:
-        settings = self.settings
-        return self._factory(settings.name, revision=settings.revision, device=settings.device, dtype=settings.dtype)
+    def _budget(self) -> int:
+        assert self.embedder is not None
+        return self.settings.batch_cost or self.embedder.processor.batch_cost
+
+    def unload(self) -> None:
+        """Let go of the model of an idle lane; the next request loads it again."""
+        assert self.idle
+        if self._batches is not None:
+            self._batches.stop()
+        self.embedder = self._load_task = self._batches = None
 
     def update(self, settings: ModelSettings, service: ServiceSettings) -> None:
         """Go on under other settings that leave the weights as they are."""
         self.settings, self._service = settings, service
-        if self.embedder is not None:
-            self._room.budget = settings.batch_cost or self.embedder.processor.batch_cost
+        if self._batches is not None:
+            self._batches.service = service
+            self._batches.room.budget = self._budget()
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -140,6 +170,11 @@ class Lane:
     def pending(self) -> int:
         """Requests waiting or in work."""
         return len(self._started)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for the model and no batch is in it; a batch may outlast the requests it was for."""
+        return not self._started and not (self._batches is not None and self._batches.busy)
 
     async def run(
         self,
@@ -149,6 +184,7 @@ class Lane:
         pooling: str | None = None,
         layer: Layer = None,
         kind: str = "input",
+        call: Call | None = None,
     ) -> list[list[Output | Refused]]:
         """Take one request through all stages.
 
@@ -158,6 +194,7 @@ class Lane:
             pooling: See `hub.embedder.Embedder.embed`.
             layer: See there.
             kind: Name of the request's field that holds the inputs, for messages.
+            call: The request; the time of its stages is noted there.
 
         Returns:
             For each input the outputs of its samples, in order; of an input that can be used in part, also what cannot.
@@ -172,13 +209,20 @@ class Lane:
         try:
             embedder = await self._loaded()
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
-            job = Job(work, len(inputs), kind, self._service.max_samples)
-            parts = _split(inputs, self._service.reading_threads)
+            if call is not None:
+                call.provenance, call.work = self.provenance, work
+            job = Job(work, len(inputs), kind, self._service.max_samples, call)
+            missing = await self._cache.fill(job, inputs, self.provenance, self._readers)
+            unknown = [(index, inputs[index]) for index in missing]
+            parts = _split(unknown, self._service.reading_threads)
             job.begin_reading(len(parts))
             self._jobs.add(job)
             readers = [asyncio.create_task(self._read(embedder, job, part)) for part in parts]
             try:
-                return await job.future
+                outputs = await job.future
+                for index, key in missing.items():
+                    self._cache.put(key, outputs[index])
+                return outputs
             finally:
                 self._jobs.discard(job)
                 job.give_up()
@@ -186,6 +230,9 @@ class Lane:
                     reader.cancel()
         finally:
             del self._started[ticket]
+            self.last_used = time.monotonic()
+            if self.idle and self.embedder is not None:
+                self._make_room(self)
             self._metrics.pending_requests.labels(self.id).set(self.pending)
 
     def _enter(self) -> object:
@@ -219,25 +266,26 @@ class Lane:
 
     async def _read(self, embedder: Embedder, job: Job, part: Sequence[tuple[int, Input]]) -> None:
         """Bring the samples of some inputs into the waiting room, turn by turn."""
-        loop = asyncio.get_running_loop()
+        loop, batches = asyncio.get_running_loop(), self._batches
+        assert batches is not None
         stream = ReadingStream(embedder, part, job.kind)
+        # With it the request's id, for what is logged in the thread.
+        context = contextvars.copy_context()
         finished = False
         try:
             while not (finished or job.done):
-                await self._readable.wait()
-                self._turns += 1
-                try:
-                    turn = await loop.run_in_executor(self._readers, stream.turn)
-                finally:
-                    self._turns -= 1
-                    self._news.set()
+                await batches.readable()
+                with batches.turn():
+                    turn = await loop.run_in_executor(self._readers, context.run, stream.turn)
                 self._metrics.stage.labels(self.id, "read").observe(turn.seconds)
+                job.call.add("read", turn.seconds)
+                waiting: list[Waiting] = []
                 for index, prepared in turn.prepared:
                     if isinstance(prepared, Refused):
                         job.refuse(index, prepared)
                     else:
-                        self._room.put(job.add(index, prepared))
-                self._note_room()
+                        waiting.append(job.add(index, prepared))
+                batches.put(waiting)
                 finished = turn.finished
             job.end_reading()
         except Exception as error:
@@ -251,68 +299,16 @@ class Lane:
                 with contextlib.suppress(RuntimeError):
                     self._readers.submit(stream.release)
 
-    # --- the model ---------------------------------------------------------------------------------------
-
-    async def _serve(self, embedder: Embedder) -> None:
-        """Send batch after batch through the model, for as long as the lane is open."""
-        while True:
-            oldest = self._room.oldest()
-            self._note_room()
-            if oldest is None:
-                self._news.clear()
-                await self._news.wait()
-                continue
-            await self._let_fill(oldest)
-            batch = self._room.take()
-            self._note_room()
-            if batch:
-                await self._forward(embedder, batch)
-
-    async def _let_fill(self, oldest: Waiting) -> None:
-        """Wait a moment for samples that are being read right now; when none is, the batch goes at once."""
-        deadline = oldest.since + self._service.max_wait_ms / 1000
-        while self._turns and self._room.cost < self._room.budget:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await self._news.wait()
-            except TimeoutError:
-                return
-
-    async def _forward(self, embedder: Embedder, batch: list[Waiting]) -> None:
-        started = self._forward_since = time.monotonic()
-        costs = [w.prepared.cost for w in batch]
-        self._metrics.batch_size.labels(self.id).observe(len(batch))
-        self._metrics.batch_cost.labels(self.id).observe(len(batch) * max(costs))
-        for waiting in batch:
-            self._metrics.stage.labels(self.id, "queue").observe(started - waiting.since)
-        loop = asyncio.get_running_loop()
-        values = await loop.run_in_executor(self._thread, forward_batch, embedder, batch)
-        self._metrics.stage.labels(self.id, "forward").observe(time.monotonic() - started)
-        self._forward_since = None
-        for waiting, value in zip(batch, values, strict=True):
-            if isinstance(value, Exception):
-                waiting.job.fail(InputFailed(value, param=waiting.place))
-            elif not waiting.job.done:
-                waiting.job.put(waiting, value)
-
-    def _note_room(self) -> None:
-        """Let the streams read on, or pause, by how much waits; and say so to the metrics."""
-        if self._room.full:
-            self._readable.clear()
-        else:
-            self._readable.set()
-        self._metrics.queued_samples.labels(self.id).set(len(self._room))
-
     # --- health and end ----------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raise Unavailable when the lane can no longer answer."""
-        if self._serve_task is not None and self._serve_task.done() and not self._closed:
+        batches = self._batches
+        if batches is None or self._closed:
+            return
+        if batches.stopped:
             raise Unavailable(f"{self.id} no longer takes batches", code="model_stopped")
-        # A forward that takes longer than a request may has outlived everyone who waited for it.
-        since = self._forward_since
-        if since is not None and time.monotonic() - since > self._service.request_timeout_s:
+        if batches.hangs:
             raise Unavailable(f"{self.id} has hung in one batch", code="model_hangs")
 
     async def close(self) -> None:
@@ -323,9 +319,10 @@ class Lane:
             await asyncio.sleep(0.01)
         for job in self._jobs:
             job.fail(_closing())
-        for task in (self._load_task, self._serve_task):
-            if task is not None and not task.done():
-                task.cancel()
+        if self._load_task is not None:
+            self._load_task.cancel()
+        if self._batches is not None:
+            self._batches.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self.embedder = None
 
@@ -334,7 +331,6 @@ def _closing() -> Unavailable:
     return Unavailable("the service is shutting down", code="shutting_down")
 
 
-def _split(inputs: Sequence[Input], parts: int) -> list[list[tuple[int, Input]]]:
+def _split(inputs: Sequence[tuple[int, Input]], parts: int) -> list[Sequence[tuple[int, Input]]]:
     """Deal the inputs to at most ``parts`` streams."""
-    numbered = list(enumerate(inputs))
-    return [numbered[i::parts] for i in range(min(parts, len(numbered)))]
+    return [inputs[i::parts] for i in range(min(parts, len(inputs)))]

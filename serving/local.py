@@ -9,10 +9,11 @@ from collections.abc import Callable, Generator
 
 import uvicorn
 
-from serving.addresses import listening_socket, url_of
+from serving.addresses import check_tls, listening_socket, url_of
 from serving.app import create_app
 from serving.config import ServiceSettings
 from serving.engine import Engine
+from serving.logs import configure_logging
 
 
 def run_local(settings: ServiceSettings, on_ready: Callable[[str], None]) -> None:
@@ -23,21 +24,26 @@ def run_local(settings: ServiceSettings, on_ready: Callable[[str], None]) -> Non
         on_ready: Called with the URL once the models of the start are loaded and warmed.
 
     Raises:
-        InvalidSettings: The port is taken.
+        InvalidSettings: The port is taken, or the certificate or the file of keys cannot be used.
         HubError: A model of the start cannot be loaded.
     """
     asyncio.run(_serve(settings, on_ready))
 
 
 async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> None:
+    check_tls(tls := settings.tls)
     with listening_socket(settings.host, settings.port) as found:
+        configure_logging(settings)
         engine = Engine(settings)
         server = _Server(
             uvicorn.Config(
                 create_app(engine),
                 lifespan="on",
-                log_level="warning",
+                log_config=None,
                 access_log=False,
+                server_header=False,
+                ssl_certfile=tls.certificate if tls else None,
+                ssl_keyfile=tls.key if tls else None,
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
             )
         )
@@ -51,7 +57,7 @@ async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> 
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 loading.result()
-                on_ready(url_of(settings.host, found.getsockname()[1]))
+                on_ready(url_of(settings.host, found.getsockname()[1], tls=tls is not None))
         finally:
             if not loading.done():
                 loading.cancel()

@@ -1,7 +1,8 @@
-"""What wraps every request: its id, its count and duration, and the answer to an error nobody caught."""
+"""What wraps every request: its id, its count, duration and line in the log, and the answer to an uncaught error."""
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -10,64 +11,149 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.jobs import Call
+from serving.logs import current_request
 from serving.metrics import Metrics
 from serving.problems import report
 
-_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+access = logging.getLogger("fmhub.access")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+QUIET_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked every few seconds by machines: in the log only at its debug level."""
 
 CLIENT_CLOSED = 499
 """Status under which requests are counted whose client left before the answer."""
 
 
 class Envelope:
-    """Outermost ASGI layer of the application.
+    """ASGI layer around the application.
 
-    Handlers leave the route's template and the model's id in the scope's state, for the metrics.
+    Handlers leave the route's template, the model's id and the stages' times (`jobs.Call`) in the scope's state.
+    Of a request only what is listed in ``_log`` goes to the log: nothing that names a file, a sample or a person.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, send_id: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, send_id: bool, log: bool) -> None:
         """Wrap an application.
 
         Args:
             app: The rest of it.
             metrics: Where to count.
             send_id: Put ``X-Request-Id`` on answers.
+            log: Write a line for each request.
         """
         self.app = app
         self.metrics = metrics
         self.send_id = send_id
+        self.log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(scope)
-        status: int | None = None
-
-        async def named_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                if self.send_id:
-                    MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
+        exchange = _Exchange(scope, receive, send, self.send_id)
+        entered = current_request.set(exchange.id)
         try:
-            await self.app(scope, receive, named_send)
+            await self.app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
-            status = CLIENT_CLOSED
+            exchange.status = CLIENT_CLOSED
         except Exception as error:
-            problem = report(error, request_id)
-            if status is None:
-                await problem.response()(scope, receive, named_send)
+            problem = report(error, exchange.id)
+            if exchange.status is None:
+                await problem.response(exchange.state)(scope, receive, exchange.send)
         finally:
-            # Left without an answer: the task was cancelled because the client went away.
-            route, model = state.get("route", "unmatched"), state.get("model", "")
-            self.metrics.requests.labels(route, model, str(status or CLIENT_CLOSED)).inc()
-            self.metrics.duration.labels(route, model).observe(time.perf_counter() - started)
+            self._count(exchange)
+            if self.log:
+                _log(exchange)
+            current_request.reset(entered)
+
+    def _count(self, exchange: _Exchange) -> None:
+        route, model = exchange.route, exchange.model
+        self.metrics.requests.labels(route, model, str(exchange.final_status)).inc()
+        self.metrics.duration.labels(route, model).observe(exchange.seconds)
+        self.metrics.bytes_in.labels(route).inc(exchange.bytes_in)
+        self.metrics.bytes_out.labels(route).inc(exchange.bytes_out)
+        if exchange.key:
+            self.metrics.key_requests.labels(exchange.key).inc()
+        if exchange.error_code:
+            self.metrics.rejected.labels(exchange.error_code, model).inc()
+
+
+class _Exchange:
+    """One request and its answer, as they pass."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, send_id: bool) -> None:
+        self.started = time.perf_counter()
+        self.method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        self.state = scope.setdefault("state", {})
+        self.id = self.state["request_id"] = _request_id(scope)
+        self.status: int | None = None
+        self.bytes_in = self.bytes_out = 0
+        self._receive, self._send, self._send_id = receive, send, send_id
+
+    @property
+    def route(self) -> str:
+        return self.state.get("route", "unmatched")
+
+    @property
+    def model(self) -> str:
+        return self.state.get("model", "")
+
+    @property
+    def key(self) -> str:
+        entry = self.state.get("key")
+        return "" if entry is None else entry.name
+
+    @property
+    def error_code(self) -> str:
+        return self.state.get("error_code", "")
+
+    @property
+    def final_status(self) -> int:
+        # Left without an answer: the task was cancelled because the client went away.
+        return self.status or CLIENT_CLOSED
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.bytes_in += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            if self._send_id:
+                headers["X-Request-Id"] = self.id
+            call: Call | None = self.state.get("call")
+            if call is not None and call.spent:
+                stages = [f"{name};dur={1000 * seconds:.2f}" for name, seconds in call.spent.items()]
+                headers["Server-Timing"] = ", ".join([*stages, f"total;dur={1000 * self.seconds:.2f}"])
+        self.bytes_out += len(message.get("body", b""))
+        await self._send(message)
+
+
+def _log(exchange: _Exchange) -> None:
+    fields = {
+        "method": exchange.method,
+        "route": exchange.route,
+        "status": exchange.final_status,
+        "ms": round(1000 * exchange.seconds, 2),
+        "bytes_in": exchange.bytes_in,
+        "bytes_out": exchange.bytes_out,
+        "model": exchange.model,
+        "key": exchange.key,
+        "error": exchange.error_code,
+    }
+    level = logging.DEBUG if exchange.route in QUIET_ROUTES else logging.INFO
+    access.log(level, "request", extra={"fields": fields})
 
 
 def _request_id(scope: Scope) -> str:

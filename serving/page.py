@@ -45,11 +45,12 @@ def index(lanes: Iterable[Lane], base_url: str) -> str:
         base_url: Where the client reached the service, with a slash at its end.
     """
     lanes = list(lanes)
-    first = next((lane for lane in lanes if lane.state == "ready"), lanes[0])
+    ready = [lane.id for lane in lanes if lane.state == "ready"]
+    first = next(iter(ready or [lane.id for lane in lanes]), "MODEL")
     return _PAGE.format(
         rows="\n".join(_row(lane) for lane in lanes),
-        curl=escape(f"curl -F file=@FILE {base_url}v1/models/{first.id}/embeddings"),
-        model=escape(first.id),
+        curl=escape(f"curl -F file=@FILE {base_url}v1/models/{first}/embeddings"),
+        model=escape(first),
     )
 
 

@@ -1,34 +1,42 @@
 """Errors to answers: one shape for all of them, and one meaning for each status.
 
-400 the bytes are not what they claim (broken JSON, broken multipart); 404 no such route, model or task; 405 the
-route has other methods; 413 more than a stated limit; 415 a content type or file kind that is not read here;
-422 understood, but a field or an input cannot be used; 429 too much is waiting, come back after ``Retry-After``;
-500 our fault; 503 it cannot be answered now (starting, stopping, timed out).
+400 the bytes are not what they claim (broken JSON, broken multipart); 401 no valid key; 403 not for this key; 404 no
+such route, model or task; 405 the route has other methods; 413 more than a stated limit; 415 a content type or file
+kind that is not read here; 422 understood, but a field or an input cannot be used; 429 too much is waiting, or a key's
+rate is spent, come back after ``Retry-After``; 500 our fault; 503 it cannot be answered now (starting, stopping, timed
+out).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import Response
 
 from hub.errors import HubError, InvalidInput, TooLarge, UnknownModel, UnsupportedFormat, UnsupportedOption
 from serving.errors import (
     BodyTooLarge,
+    Forbidden,
     InputFailed,
     InvalidRequest,
     MalformedRequest,
     Overloaded,
+    Unauthorized,
     Unavailable,
     WrongContentType,
 )
+from serving.logs import without_content
 
 logger = logging.getLogger("fmhub.serving")
 
 TYPES = {
     400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
     413: "too_large_error",
@@ -50,6 +58,8 @@ STATUSES: tuple[tuple[type[HubError], int], ...] = (
     (WrongContentType, 415),
     (BodyTooLarge, 413),
     (InvalidRequest, 422),
+    (Unauthorized, 401),
+    (Forbidden, 403),
     (Overloaded, 429),
     (Unavailable, 503),
 )
@@ -66,8 +76,13 @@ class ErrorReport:
     retry_after: int | None = None
     allow: str | None = None
 
-    def response(self) -> Response:
-        """Return the answer that carries it."""
+    def response(self, state: MutableMapping[str, Any]) -> Response:
+        """Return the answer that carries it.
+
+        Args:
+            state: Of the request's scope; the code is left there, for the log and the metrics.
+        """
+        state["error_code"] = self.code
         body = {
             "error": {
                 "type": TYPES.get(self.status, "error"),
@@ -81,6 +96,10 @@ class ErrorReport:
             headers["Retry-After"] = str(self.retry_after)
         if self.allow is not None:
             headers["Allow"] = self.allow
+        if self.status == 401:
+            # RFC 6750: the reason is told only to those who sent a key.
+            sent = ', error="invalid_token"' if self.code == "invalid_api_key" else ""
+            headers["WWW-Authenticate"] = f'Bearer realm="fmhub"{sent}'
         return Response(json.dumps(body), self.status, headers, media_type="application/json")
 
 
@@ -106,5 +125,5 @@ def report(error: Exception, request_id: str) -> ErrorReport:
                 error.code,
                 getattr(error, "retry_after", None),
             )
-    logger.error("request %s failed", request_id, exc_info=error)
+    logger.error("request failed: %s", without_content(error))
     return ErrorReport(500, f"internal error; request {request_id}")

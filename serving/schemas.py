@@ -95,11 +95,23 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class EmbeddingAnswer(BaseModel):
+class Origin(BaseModel):
+    """What made an answer."""
+
+    model: str
+    revision: str | None = Field(description="Commit of the repository that the model came from, if it did.")
+    weights: str = Field(description="SHA-256 of model.safetensors.")
+    processor: str = Field(description="SHA-256 of preprocessor_config.json.")
+
+
+class EmbeddingAnswer(Origin):
     """Embeddings in the order of the inputs, and of the samples in each."""
 
     object: Literal["list"] = "list"
-    model: str
+    embedding_space: str = Field(
+        description="Equal ids mean comparable vectors: the same weights, preprocessing, pooling, layer, dimensions "
+        "and arithmetic. Different ids promise nothing."
+    )
     data: list[Embedding]
     errors: list[Unusable] | None = Field(default=None, description="Samples left out of an input of many.")
     usage: Usage
@@ -115,11 +127,10 @@ class TaskResult(BaseModel):
     warnings: list[str] | None = None
 
 
-class TaskAnswer(BaseModel):
+class TaskAnswer(Origin):
     """Results in the order of the inputs, and of the samples in each."""
 
     object: Literal["list"] = "list"
-    model: str
     data: list[TaskResult]
     errors: list[Unusable] | None = Field(default=None, description="Samples left out of an input of many.")
     usage: Usage

@@ -105,6 +105,9 @@ class NumberProcessor(Processor):
     def reader(self) -> NumberReader:
         return NumberReader()
 
+    def examples(self) -> list[Sample]:
+        return [Sample([0.1, 0.2, 0.3], "")]
+
 
 class NumberConfig(EmbeddingConfig):
     model_type = "arithmetic"
@@ -127,13 +130,15 @@ class NumberModel(EmbeddingModel):
 
     def __init__(self, config: NumberConfig) -> None:
         super().__init__(config)
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        # Does nothing to the numbers, in float32 exactly and in narrower numbers nearly.
+        self.mix = torch.nn.Linear(DIMENSION, DIMENSION, bias=False)
         self.batches: list[int] = []
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.delay = 0.0
         self.post_init()
+        torch.nn.init.eye_(self.mix.weight)
 
     def forward(self, values: Tensor, mask: Tensor, output_hidden_states: bool = False) -> EncoderOutput:
         self.batches.append(len(values))
@@ -144,7 +149,7 @@ class NumberModel(EmbeddingModel):
             raise RuntimeError("secret content of the batch")
         ones = torch.ones_like(values)
         count = mask.sum(1, keepdim=True).expand_as(values)
-        last = torch.stack([values, values.square(), ones, count / 1000], dim=-1).float()
+        last = self.mix(torch.stack([values, values.square(), ones, count / 1000], dim=-1).to(self.dtype))
         return EncoderOutput(last, mask, (-last, last) if output_hidden_states else None)
 
     def total(self, batch: dict[str, Tensor], samples: list[Sample]) -> list[Any]:
@@ -178,10 +183,9 @@ def load(name: str, *, revision: str | None = None, device: str | None = None, d
         references={"samples": "samples:write"},
     )
     system = System("arithmetic", "Arithmetic", "none", "arithmetic", {}, domain)
+    model = NumberModel(NumberConfig()).to(getattr(torch, dtype))
     card = Card(name, Path(), {"license": "apache-2.0", "tags": ["numbers"]}, "# Card\nAdds numbers. Not more.")
-    embedder = ArithmeticEmbedder(
-        NumberModel(NumberConfig()), NumberProcessor(), system, Checkpoint(name, Path(), card, revision)
-    )
+    embedder = ArithmeticEmbedder(model, NumberProcessor(), system, Checkpoint(name, Path(), card, revision))
     if "unready" in name:
         embedder.warm_up_gate.clear()
     return embedder

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def model_of(engine: Engine, name: str = "dummy") -> Any:
     embedder = engine.lane(name).embedder
     assert embedder is not None
     return embedder.model
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A service that a test runs in this process configures the process's logging."""
+    loggers = [logging.getLogger(name) for name in (None, "fmhub", "fmhub.access", "uvicorn", "py.warnings")]
+    kept = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    logging.captureWarnings(False)
+    for logger, handlers, level, propagate in kept:
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
 
 
 @pytest.fixture

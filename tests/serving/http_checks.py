@@ -54,6 +54,9 @@ def check_openai(url: str) -> None:
     # The client asks for base64 unless told otherwise.
     answer = client.embeddings.create(model="dummy", input=["1 2 3", "4"], user="me")
     np.testing.assert_allclose(answer.data[0].embedding, expected([1, 2, 3]), rtol=1e-6)
+    # What is beyond OpenAI's shape is there for who looks, and in nobody's way.
+    assert answer.model == "dummy" and len(answer.model_extra["weights"]) == 64  # type: ignore[index]
+    assert len(answer.model_extra["embedding_space"]) == 32  # type: ignore[index]
     floats = client.embeddings.create(model="dummy", input="1 2 3", encoding_format="float", dimensions=2)
     assert np.linalg.norm(floats.data[0].embedding) > 0.999999
     encoded = base64.b64encode(file_of([1], [2])).decode()

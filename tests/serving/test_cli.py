@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,11 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 from arithmetic import file_of
+from certificates import self_signed
 from conftest import settings
 
 from hub.errors import UnknownModel
 from serving.addresses import free_port, listening_socket, url_of
 from serving.errors import InvalidSettings
+from serving.keys import hash_of, new_key
 from serving.local import run_local
 
 ROOT = Path(__file__).parents[2]
@@ -34,11 +38,11 @@ except HubError as error:
 class Command:
     """``fmhub serve`` in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, tmp_path: Path, *arguments: str) -> None:
+    def __init__(self, tmp_path: Path, *arguments: str, settings: str = "") -> None:
         config = tmp_path / "service.yaml"
         config.write_text(
             "models: [dummy, org/other]\nembedder_factory: 'arithmetic:load'\nport: 0\ntorch_threads: 1\n"
-            "ray: {num_cpus: 0, object_store_memory: 80000000}\n"
+            "ray: {num_cpus: 0, object_store_memory: 80000000}\n" + settings
         )
         path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
         self.process = subprocess.Popen(
@@ -58,7 +62,7 @@ class Command:
             self.output += line
             if "curl" in line:
                 break
-        found = re.search(r"at (http://\S+)", self.output)
+        found = re.search(r"at (https?://\S+)", self.output)
         assert found is not None, self.output
         return found[1]
 
@@ -110,6 +114,22 @@ def test_ray_backend_leaves_nothing_running(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_ray_backend_over_https(tmp_path: Path) -> None:
+    tls = self_signed(tmp_path)
+    command = Command(tmp_path, settings=f"tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n")
+    try:
+        url = command.wait_ready()
+        assert url.startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(tls.certificate))
+        assert httpx.get(f"{url}/readyz", verify=trusted).json()["status"] == "ready"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/readyz")
+    finally:
+        command.stop(signal.SIGTERM)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_model_that_cannot_load_ends_the_ray_backend(tmp_path: Path) -> None:
     command = Command(tmp_path, "missing")
     output = command.process.communicate(timeout=120)[0]
@@ -147,3 +167,29 @@ def test_addresses() -> None:
     for host in ("no.such.host.invalid", "203.0.113.1"):
         with pytest.raises(InvalidSettings, match="cannot listen"):
             listening_socket(host, 0)
+
+
+def test_local_backend_with_https_keys_and_a_log_in_json(tmp_path: Path) -> None:
+    key, tls = new_key(), self_signed(tmp_path)
+    command = Command(
+        tmp_path,
+        "--backend",
+        "local",
+        settings=f"log_format: json\nkeys: [{{name: lab, hash: '{hash_of(key)}'}}]\n"
+        f"tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n",
+    )
+    url = command.wait_ready()
+    assert url.startswith("https://127.0.0.1:") and "curl -H 'Authorization: Bearer KEY'" in command.output
+    trusted = ssl.create_default_context(cafile=str(tls.certificate))
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/healthz")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http{url.removeprefix('https')}/healthz")
+    headers = {"Authorization": f"Bearer {key}", "X-Request-Id": "mine"}
+    answer = httpx.get(f"{url}/v1/models", verify=trusted, headers=headers)
+    assert answer.status_code == 200 and "server" not in answer.headers
+    assert command.stop(signal.SIGTERM) == 0
+    lines = [json.loads(line) for line in command.output.splitlines() if line.startswith("{")]
+    found = [(x["route"], x["status"], x["key"], x["request_id"]) for x in lines if x["logger"] == "fmhub.access"]
+    assert found == [("/v1/models", 200, "lab", "mine")]
+    assert key not in command.output and "Traceback" not in command.output

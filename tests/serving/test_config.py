@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from serving.config import check_settings, load_settings
+from serving.config import check_settings, load_settings, with_environment
 from serving.errors import InvalidSettings
 
 
@@ -64,3 +65,55 @@ def test_a_file_that_is_no_settings(content: str, tmp_path: Path) -> None:
         load_settings(path, {})
     with pytest.raises(InvalidSettings, match="No such file"):
         load_settings(tmp_path / "nope.yaml", {})
+
+
+def test_the_environment_stands_between_the_file_and_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "service.yaml"
+    values = {"models": ["a"], "port": 1, "max_wait_ms": 5, "ray": {"num_cpus": 3, "num_replicas": 1}}
+    path.write_text(yaml.safe_dump(values))
+    environment = {
+        "FMHUB_SERVE_PORT": "2",
+        "FMHUB_SERVE_MAX_INPUTS": "7",
+        "FMHUB_SERVE_MODELS": "[b, {name: c, load: first_use}]",
+        "FMHUB_SERVE_RAY__NUM_REPLICAS": "4",
+        "FMHUB_SERVE_LOG_REQUESTS": "false",
+        "FMHUB_SERVE_TLS__KEY": "k.pem",
+        "FMHUB_SERVE_TLS__CERTIFICATE": "c.pem",
+        "FMHUB_OTHER": "x",
+        "PORT": "9",
+    }
+    found = load_settings(path, {"port": 3}, environment)
+    assert (found.port, found.max_inputs, found.max_wait_ms, found.log_requests) == (3, 7, 5, False)
+    assert [m.id for m in found.models] == ["b", "c"] and found.models[1].load == "first_use"
+    assert (found.ray.num_replicas, found.ray.num_cpus) == (4, 3)
+    assert found.tls is not None and str(found.tls.key) == "k.pem"
+    given = {"models": ["a"], "ray": {"num_cpus": 3}}
+    assert with_environment(given, {"FMHUB_SERVE_RAY__NUM_CPUS": "1"})["ray"] == {"num_cpus": 1}
+    assert given["ray"] == {"num_cpus": 3}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("FMHUB_SERVE_PROT", "1", "prot: there is no such setting"),
+        ("FMHUB_SERVE_RAY__REPLICAS", "1", r"ray\.replicas: there is no such setting"),
+        ("FMHUB_SERVE_PORT", "many", "port"),
+        ("FMHUB_SERVE_PORT__X", "1", "port is no group"),
+        ("FMHUB_SERVE_MODELS", "[a", "FMHUB_SERVE_MODELS is not YAML"),
+        ("FMHUB_SERVE_HOST", "0.0.0.0", "no key is configured"),
+    ],
+)
+def test_a_bad_variable_is_named(variable: str, value: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "service.yaml"
+    path.write_text("models: [a]\nport: 1")
+    with pytest.raises(InvalidSettings, match=text):
+        load_settings(path, {}, {variable: value})
+
+
+def test_every_setting_of_the_documentation_exists() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    for block in blocks:
+        block = block.replace("sha256:...", "sha256:" + "0" * 64)
+        check_settings({"models": ["a"], **yaml.safe_load(block)})

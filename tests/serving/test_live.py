@@ -11,13 +11,15 @@ from typing import Any
 
 import http_checks
 import httpx
+import numpy as np
 import pytest
 import uvicorn
+from arithmetic import expected, file_of
 from conftest import model_of, settings
 
 from serving.addresses import listening_socket
 from serving.app import create_app
-from serving.client import Client, ServiceError
+from serving.client import AsyncClient, Client, Embeddings, Retries, ServiceError
 from serving.engine import Engine
 
 
@@ -122,5 +124,40 @@ def test_chunked_and_lying_bodies(live: Live) -> None:
 def test_client_says_when_nobody_answers() -> None:
     with listening_socket("127.0.0.1", 0) as found:
         port = found.getsockname()[1]
-    with Client(f"http://127.0.0.1:{port}") as client, pytest.raises(ServiceError, match="no answer"):
+    with (
+        Client(f"http://127.0.0.1:{port}", retries=Retries(attempts=2)) as client,
+        pytest.raises(ServiceError, match="no answer"),
+    ):
         client.models()
+
+
+def test_async_client_sends_a_folder_within_the_limits(live: Live, tmp_path: Any) -> None:
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(size=int(n)).round(3).tolist() for n in rng.choice([3, 300, 3000], size=150)]
+    for number, sample in enumerate(samples):
+        (tmp_path / f"{number:03}.num").write_bytes(file_of(sample) if number not in (20, 90) else b"damaged")
+    files = sorted(tmp_path.iterdir())
+    # Together they are larger than one body may be.
+    assert sum(f.stat().st_size for f in files) > 2 * 200_000
+
+    async def main() -> Embeddings:
+        async with AsyncClient(live.url, concurrency=3) as client:
+            assert [m["id"] for m in await client.models()] == ["dummy", "org/other"]
+            assert await client.run("dummy", "total", ["1 2"]) == [{"total": 3.0}]
+            with pytest.raises(ServiceError) as refusal:
+                await client.embed("dummy", files)
+            assert refusal.value.input in (20, 90) and refusal.value.status == 415 and refusal.value.request_id
+            return await client.embed("dummy", files, on_error="collect")
+
+    found = asyncio.run(asyncio.wait_for(main(), 30))
+    kept = [n for n in range(150) if n not in (20, 90)]
+    assert [i.input for i in found.items] == kept and [i.source for i in found.items] == [files[n].name for n in kept]
+    wanted = [expected(samples[n]) for n in kept]
+    np.testing.assert_allclose(found.vectors, wanted, rtol=1e-4, atol=1e-4)
+    assert [(e.input, e.source) for e in found.errors] == [(20, "020.num"), (90, "090.num")]
+    assert {e.code for e in found.errors} == {"unsupported_format"}
+    assert len(found.weights) == 64 and found.embedding_space and found.model == "dummy"
+    with Client(live.url) as client:
+        same = client.embed("dummy", files, on_error="collect", progress=True)
+        np.testing.assert_allclose(same.vectors, found.vectors, rtol=1e-5)
+        assert same.errors == found.errors and same.embedding_space == found.embedding_space

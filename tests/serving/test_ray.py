@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import http_checks
+import httpx
 import pytest
 from conftest import settings
 from ray import serve
 
-from serving.client import Client
+from serving.client import Client, ServiceError
 from serving.cluster import ray_service
 from serving.deployment import build
 from serving.errors import InvalidSettings
+from serving.keys import hash_of, new_key
 
 pytestmark = pytest.mark.ray
 
@@ -57,6 +59,33 @@ def test_models_come_without_a_restart_and_health_is_checked(url: str) -> None:
         assert [m["id"] for m in client.models()] == ["dummy", "org/other", "third"]
         assert client.embed("third", "1 2").vectors[0, 0] == 1.5
     assert replica.check_health.remote().result(timeout_s=30) is None
+
+
+def test_keys_can_be_asked_for_without_a_restart(url: str) -> None:
+    key = new_key()
+    values = {"models": ["dummy", "org/other"]}
+    replica = serve.get_app_handle("fmhub")
+    keys = [{"name": "lab", "hash": hash_of(key), "models": ["dummy"]}]
+    replica.reconfigure.remote({**values, "keys": keys}).result(timeout_s=30)
+    try:
+        with Client(url) as stranger, pytest.raises(ServiceError) as refused:
+            stranger.models()
+        assert refused.value.status == 401
+        with Client(url, key=key) as client:
+            assert [m["id"] for m in client.models()] == ["dummy"]
+            found = client.embed("dummy", ["1 2", "3"])
+            assert found.vectors[0, 0] == 1.5 and len(found.weights) == 64  # type: ignore[call-overload]
+            with pytest.raises(ServiceError) as forbidden:
+                client.embed("org/other", "1")
+            assert forbidden.value.status == 403
+            headers = {"Authorization": f"Bearer {key}", "X-Request-Timeout": "20"}
+            answer = httpx.post(f"{url}/v1/embeddings", json={"model": "dummy", "input": "1"}, headers=headers)
+            assert "forward;dur=" in answer.headers["server-timing"]
+            assert len(answer.headers.get_list("x-request-id")) == 1
+    finally:
+        replica.reconfigure.remote(values).result(timeout_s=30)
+    with Client(url) as client:
+        assert len(client.models()) == 2
 
 
 def test_the_builder_refuses_bad_arguments() -> None:

@@ -1,0 +1,155 @@
+"""Batch after batch through one loaded model, from the room where prepared samples wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from hub.embedder import Embedder
+from serving.batching import WaitingRoom
+from serving.config import ServiceSettings
+from serving.errors import InputFailed
+from serving.forwarding import forward_batch
+from serving.jobs import Waiting
+from serving.metrics import Metrics
+
+
+class BatchLoop:
+    """The waiting room of one loaded model and the task that empties it; it lives on the event loop."""
+
+    def __init__(
+        self, model: str, embedder: Embedder, budget: int, service: ServiceSettings, thread: Executor, metrics: Metrics
+    ) -> None:
+        """Start to take batches.
+
+        Args:
+            model: Id, for the metrics.
+            embedder: It.
+            budget: Padded cost of one forward.
+            service: Of the service.
+            thread: The one that the model runs in.
+            metrics: Where to count.
+        """
+        self.room = WaitingRoom(budget)
+        self.service = service
+        self._model = model
+        self._embedder = embedder
+        self._thread = thread
+        self._metrics = metrics
+        self._turns = 0
+        self._news = asyncio.Event()
+        self._readable = asyncio.Event()
+        self._readable.set()
+        self._forward_since: float | None = None
+        self._task = asyncio.create_task(self._run())
+
+    # --- for who brings samples --------------------------------------------------------------------------
+
+    async def readable(self) -> None:
+        """Wait until it makes sense to read further ahead of the model."""
+        await self._readable.wait()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Mark that samples are being read, which a batch may wait for."""
+        self._turns += 1
+        try:
+            yield
+        finally:
+            self._turns -= 1
+            self._news.set()
+
+    def put(self, samples: Sequence[Waiting]) -> None:
+        """Let samples wait for the model."""
+        for waiting in samples:
+            self.room.put(waiting)
+        self._note_room()
+        self._news.set()
+
+    # --- its state ---------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is in the model; it may outlast the requests that it was for."""
+        return self._forward_since is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no batch will be taken any more."""
+        return self._task.done()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a batch takes longer than a request may, and so has outlived everyone who waited for it."""
+        since = self._forward_since
+        return since is not None and time.monotonic() - since > self.service.request_timeout_s
+
+    def stop(self) -> None:
+        """Take no more batches."""
+        self._task.cancel()
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            oldest = self.room.oldest()
+            self._note_room()
+            if oldest is None:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            await self._let_fill(oldest)
+            batch = self.room.take()
+            self._note_room()
+            if batch:
+                await self._forward(batch)
+
+    async def _let_fill(self, oldest: Waiting) -> None:
+        """Wait a moment for samples that are being read right now; when none is, the batch goes at once."""
+        deadline = oldest.since + self.service.max_wait_ms / 1000
+        while self._turns and self.room.cost < self.room.budget:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._news.wait()
+            except TimeoutError:
+                return
+
+    async def _forward(self, batch: list[Waiting]) -> None:
+        self._forward_since = started = time.monotonic()
+        self._count(batch, started)
+        loop = asyncio.get_running_loop()
+        values = await loop.run_in_executor(self._thread, forward_batch, self._embedder, batch)
+        took = time.monotonic() - started
+        self._metrics.stage.labels(self._model, "forward").observe(took)
+        for job in {w.job for w in batch}:
+            job.call.add("forward", took)
+        self._forward_since = None
+        for waiting, value in zip(batch, values, strict=True):
+            if isinstance(value, Exception):
+                waiting.job.fail(InputFailed(value, param=waiting.place))
+            elif not waiting.job.done:
+                waiting.job.put(waiting, value)
+
+    def _count(self, batch: Sequence[Waiting], now: float) -> None:
+        costs = [w.prepared.cost for w in batch]
+        padded, real = len(batch) * max(costs), sum(costs)
+        metrics, model = self._metrics, self._model
+        metrics.batch_size.labels(model).observe(len(batch))
+        metrics.batch_cost.labels(model).observe(padded)
+        metrics.cost.labels(model, "real").inc(real)
+        metrics.cost.labels(model, "padding").inc(padded - real)
+        for waiting in batch:
+            metrics.stage.labels(model, "queue").observe(now - waiting.since)
+            waiting.job.call.longest("queue", now - waiting.since)
+
+    def _note_room(self) -> None:
+        """Let the readers read on, or pause, by how much waits; and say so to the metrics."""
+        if self.room.full:
+            self._readable.clear()
+        else:
+            self._readable.set()
+        self._metrics.queued_samples.labels(self._model).set(len(self.room))

@@ -1,0 +1,73 @@
+"""When a request is sent again, and after how long. Requests only ask for numbers, so each may be sent twice."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+STATUSES = frozenset({429, 502, 503, 504})
+"""Too much at once, or nobody there at the moment; 502 and 504 are a proxy's words for it."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Exponential back-off with full jitter, so that clients refused together do not come back together.
+
+    Attributes:
+        attempts: Tries in all, the first among them.
+        base_s: Longest wait after the first try; it doubles with each.
+        cap_s: Longest wait of the doubling; a longer ``Retry-After`` is kept to.
+        longest_s: A ``Retry-After`` beyond it is not waited for.
+        random: Draws from [0, 1).
+    """
+
+    attempts: int = 6
+    base_s: float = 0.25
+    cap_s: float = 15.0
+    longest_s: float = 120.0
+    random: Callable[[], float] = random.random
+
+    def wait(self, tried: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
+        """Return the seconds until the next try, or ``None`` when there is to be none.
+
+        Args:
+            tried: How many tries there have been, from 1.
+            outcome: Of the last one.
+        """
+        if tried >= self.attempts or not _passing(outcome):
+            return None
+        backoff = self.random() * min(self.cap_s, self.base_s * 2 ** (tried - 1))
+        asked = retry_after_of(outcome) if isinstance(outcome, httpx.Response) else None
+        if asked is None:
+            return backoff
+        return None if asked > self.longest_s else asked + backoff
+
+
+def retry_after_of(answer: httpx.Response) -> float | None:
+    """Return what ``Retry-After`` asks for, in seconds; it may be a number or a date."""
+    text = answer.headers.get("retry-after", "")
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _passing(outcome: httpx.Response | httpx.TransportError) -> bool:
+    """Whether another try may go better."""
+    if isinstance(outcome, httpx.Response):
+        if outcome.status_code not in STATUSES:
+            return False
+        # The service worked on it for as long as it may, and would again.
+        return not re.search(rb'"code":\s*"timeout"', outcome.content)
+    if isinstance(outcome, httpx.UnsupportedProtocol | httpx.ProxyError | httpx.LocalProtocolError):
+        return False
+    # Whoever waits a minute for an answer in vain should not wait six.
+    return not isinstance(outcome, httpx.TimeoutException) or isinstance(outcome, httpx.ConnectTimeout)
