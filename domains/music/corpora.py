@@ -1,9 +1,9 @@
 """Manifests of a folder of short labelled recordings: the tasks that the model cards report.
 
-``python -m domains.music.corpora FOLDER OUT`` writes CSV manifests for ``fmhub pretrain``, ``fmhub evaluate`` and
-``fmhub finetune``. The folder holds ``notes.csv`` (``path,instrument,family,pitch_class,octave,fold``),
-``percussion.csv`` (``path,category,fold``) and ``clips.csv`` (``path``), and the recordings that they list. Folds are
-numbered 0 to 4.
+``python -m domains.music.corpora FOLDER OUT [--notes NOTES.csv]`` writes CSV manifests for ``fmhub pretrain``,
+``fmhub evaluate`` and ``fmhub finetune``. The folder holds ``notes.csv``
+(``path,instrument,family,pitch_class,octave,fold``), ``percussion.csv`` (``path,category,fold``) and ``clips.csv``
+(``path``), and the recordings that they list. Folds are numbered 0 to 4.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hub.errors import InvalidManifest
+from hub.manifest import read_manifest
 
 NOTE_LABELS = ("instrument", "family", "pitch_class", "octave")
 HELD_OUT = "0"
@@ -23,10 +24,11 @@ HELD_OUT = "0"
 Row = dict[str, str]
 
 
-def write_manifests(folder: Path, out: Path) -> list[Path]:
+def write_manifests(folder: Path, out: Path, notes_of: Path | None = None) -> list[Path]:
     """Write the manifests of a folder.
 
-    - ``music-pretrain``: notes and percussion of folds 1 to 4 and all clips, without labels.
+    - ``music-pretrain``: notes and percussion of folds 1 to 4, all clips, and the recordings of ``notes_of``; without
+      labels.
     - ``notes-instrument``, ``notes-family``, ``notes-pitch-class``, ``notes-octave`` and ``percussion``: with the fold
       as group, so that each fold is left out once. A model pretrained on ``music-pretrain`` has heard four of the five,
       without their labels.
@@ -36,6 +38,7 @@ def write_manifests(folder: Path, out: Path) -> list[Path]:
     Args:
         folder: Holds the three lists.
         out: Where to write.
+        notes_of: Manifest of synthesised notes (`domains.music.synthesis`) that pretraining hears, too.
 
     Returns:
         The files written.
@@ -47,7 +50,10 @@ def write_manifests(folder: Path, out: Path) -> list[Path]:
     percussion = _listed(folder / "percussion.csv", ("path", "fold", "category"))
     clips = _listed(folder / "clips.csv", ("path",))
     seen = [row for row in (*notes, *percussion) if row["fold"] != HELD_OUT]
-    written = [_write(out / "music-pretrain.csv", folder, ({"file": row["path"]} for row in (*seen, *clips)))]
+    heard = [row["path"] for row in (*seen, *clips)]
+    if notes_of is not None:
+        heard += [str(row.file.resolve()) for row in read_manifest(notes_of)]
+    written = [_write(out / "music-pretrain.csv", folder, ({"file": path} for path in heard))]
     tasks = [(f"notes-{label.replace('_', '-')}", notes, label) for label in NOTE_LABELS]
     for name, rows, label in (*tasks, ("percussion", percussion, "category")):
         folds = [{"file": r["path"], "label": r[label], "group": f"fold-{r['fold']}"} for r in rows]
@@ -76,12 +82,12 @@ def _listed(path: Path, columns: Iterable[str]) -> list[Row]:
 def _write(path: Path, folder: Path, entries: Iterable[Row]) -> Path:
     """Write one manifest; its files are given relative to where it lies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    base = os.path.relpath(folder, path.parent)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ("file", "label", "group", "split"), restval="", lineterminator="\n")
         writer.writeheader()
         for entry in entries:
-            writer.writerow({**entry, "file": Path(base, entry["file"]).as_posix()})
+            relative = os.path.relpath(folder / entry["file"], path.parent)
+            writer.writerow({**entry, "file": Path(relative).as_posix()})
     return path
 
 
@@ -90,8 +96,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m domains.music.corpora", description=__doc__)
     parser.add_argument("folder", type=Path, help="the recordings and their lists")
     parser.add_argument("out", type=Path, help="where to write the manifests")
+    parser.add_argument("--notes", type=Path, help="manifest of synthesised notes, for pretraining")
     arguments = parser.parse_args()
-    for path in write_manifests(arguments.folder, arguments.out):
+    for path in write_manifests(arguments.folder, arguments.out, arguments.notes):
         print(path)
 
 

@@ -32,6 +32,8 @@ class MertConfig(EmbeddingConfig):
         feat_proj_layer_norm: Normalise before the projection to ``hidden_size``.
         feature_extractor_cqt: Append a constant-Q spectrum to the convolutions' output.
         feature_extractor_cqt_bins: Its bins, over seven octaves from 32.7 Hz.
+        feature_extractor_chroma: Factor of that spectrum folded to one octave, of unit length in each frame, appended
+            as well; 0 leaves it out. Not of the paper.
         num_conv_pos_embeddings: Kernel of the convolution of positions.
         num_conv_pos_embedding_groups: Its groups.
         do_stable_layer_norm: Normalise before each sublayer and once at the end (330M) instead of after each (95M).
@@ -51,8 +53,11 @@ class MertConfig(EmbeddingConfig):
         special_codes: Classes before the codes that are never right: the four that fairseq's dictionaries begin with.
         code_dim: Width of a code embedding.
         code_temperature: Divides the cosines of the code scores.
+        unmasked_weight: Of the codes' cross-entropy at frames that were not masked (HuBERT's second term); the paper's
+            is 0.
         cqt_bins: Bins of the constant-Q spectrum to predict, over seven octaves.
-        cqt_log: Take ``log(1 + magnitude)`` of every constant-Q spectrum, input and target; not of the paper.
+        cqt_compression: c of ``log(1 + c * magnitude)``, taken of every constant-Q spectrum, input and target; 0 leaves
+            magnitudes as they are, as the paper does.
         cqt_weight: Of that prediction's mean squared error.
         features_penalty: Weight of the mean square of the convolutions' output.
         feature_grad_mult: Factor of the gradient into the convolutions.
@@ -75,6 +80,7 @@ class MertConfig(EmbeddingConfig):
     feat_proj_layer_norm: bool = True
     feature_extractor_cqt: bool = False
     feature_extractor_cqt_bins: int = 336
+    feature_extractor_chroma: float | int = 0.0
     num_conv_pos_embeddings: int = 128
     num_conv_pos_embedding_groups: int = 16
     do_stable_layer_norm: bool = False
@@ -93,8 +99,9 @@ class MertConfig(EmbeddingConfig):
     special_codes: int = 4
     code_dim: int = 64
     code_temperature: float | int = 0.1
+    unmasked_weight: float | int = 0.0
     cqt_bins: int = 336
-    cqt_log: bool = False
+    cqt_compression: float | int = 0.0
     cqt_weight: float | int = 1.0
     features_penalty: float | int = 10.0
     feature_grad_mult: float | int = 0.1
@@ -144,9 +151,13 @@ class MertConfig(EmbeddingConfig):
             raise ValueError(f"feat_extract_norm={self.feat_extract_norm!r}: choose one of {', '.join(CONV_NORMS)}")
         if self.deepnorm and self.do_stable_layer_norm:
             raise ValueError("deepnorm is for layers that normalise afterwards; do_stable_layer_norm must be false")
+        if self.cqt_compression < 0:
+            raise ValueError(f"cqt_compression={self.cqt_compression}: at least 0")
         for name in ("cqt_bins", "feature_extractor_cqt_bins"):
             if getattr(self, name) % 7 or getattr(self, name) < 7:
                 raise ValueError(f"{name}={getattr(self, name)}: must be a multiple of 7, for seven octaves")
+        if self.feature_extractor_chroma and not self.feature_extractor_cqt:
+            raise ValueError("feature_extractor_chroma folds the constant-Q spectrum: it needs feature_extractor_cqt")
         if self.feature_extractor_cqt and self.sample_rate // 50 != self.hop:
             # The published code takes the spectrum 50 times a second, so at 24 kHz it fails on its shapes.
             raise ValueError(

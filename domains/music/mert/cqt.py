@@ -20,6 +20,8 @@ from torch.nn import functional as F
 LOWEST = 32.7
 """Hz of the first bin: C1, to the digits MERT gives it."""
 OCTAVES = 7
+SILENCE = 0.01
+"""Of the folded spectrum's length, about 60 dB below a tone in a recording of unit variance: there it fades."""
 
 
 class Kernels(NamedTuple):
@@ -86,3 +88,16 @@ def constant_q(waveforms: Tensor, sampling_rate: int, hop: int, bins: int) -> Te
             parts = F.conv1d(F.pad(signal, [group.weight.shape[-1] // 2] * 2), group.weight, stride=hop)
             spectra.append(torch.hypot(*parts.chunk(2, dim=1)) * group.scale)
     return torch.cat(spectra, dim=1).transpose(1, 2)
+
+
+def folded(magnitudes: Tensor) -> Tensor:
+    """Return a constant-Q spectrum with its octaves on top of each other, of unit length in each frame that sounds.
+
+    Args:
+        magnitudes: ``(..., bins)``, not compressed, of recordings of unit variance.
+
+    Returns:
+        ``(..., bins // 7)``: the root of each pitch class's energy; nothing of the level is left.
+    """
+    energy = magnitudes.square().unflatten(-1, (OCTAVES, -1)).sum(-2)
+    return (energy / (energy.sum(-1, keepdim=True) + SILENCE**2)).sqrt()

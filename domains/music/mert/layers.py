@@ -12,6 +12,7 @@ from transformers.models.hubert.modeling_hubert import (
 )
 
 from domains.music.mert.configuration import MertConfig
+from domains.music.mert.cqt import OCTAVES
 
 
 class FeatureProjection(nn.Module):
@@ -20,7 +21,11 @@ class FeatureProjection(nn.Module):
     def __init__(self, config: MertConfig) -> None:
         """Create the layers."""
         super().__init__()
-        width = config.conv_dim[-1] + (config.feature_extractor_cqt_bins if config.feature_extractor_cqt else 0)
+        width = config.conv_dim[-1]
+        if config.feature_extractor_cqt:
+            width += config.feature_extractor_cqt_bins
+        if config.feature_extractor_chroma:
+            width += config.feature_extractor_cqt_bins // OCTAVES
         self.layer_norm = (
             nn.LayerNorm(width, eps=config.layer_norm_eps) if config.feat_proj_layer_norm else nn.Identity()
         )

@@ -66,8 +66,9 @@ class MertForPreTraining(PretextModel):
 
         Returns:
             Mean over masked frames of the codes' cross-entropy summed over codebooks, plus the weighted error of the
-            spectrum and penalty of the features; metrics are those terms (``code_loss`` a codebook), the share of
-            codes that were hit, and of frames that were masked.
+            spectrum, penalty of the features and cross-entropy at the frames that were not masked. Metrics are the
+            terms at masked frames (``code_loss`` a codebook), the share of codes that were hit, and of frames that were
+            masked.
         """
         heard = input_values
         if self.training and noise is not None:
@@ -78,18 +79,22 @@ class MertForPreTraining(PretextModel):
         features = features * share + features.detach() * (1 - share)
         codes, masked = codes[:, : features.shape[1]], masked[:, : features.shape[1]].bool()
         real = self._real_frames(attention_mask, features.shape[1])
-        projected = self.mert.project(features, heard.to(self.dtype), masked)
+        clean = self.mert.constant_q(input_values, self.config.cqt_bins)
+        spectrum = self._heard_spectrum(heard, input_values, clean)
+        projected = self.mert.project(features, heard.to(self.dtype), masked, spectrum)
         states = deque(self.mert.contextualise(projected, real), maxlen=1).pop()
         chosen = masked if real is None else masked & real
         logits = self.code_head(states[chosen])
         targets = codes[chosen] + self.config.special_codes
         code_loss = code_prediction(logits, targets)
-        with torch.no_grad():
-            spectrum = self.mert.constant_q(input_values, self.config.cqt_bins)[:, : features.shape[1]][chosen]
         predicted = self.cqt_head(states[chosen])
-        cqt_loss = F.mse_loss(predicted.float(), spectrum)
+        cqt_loss = F.mse_loss(predicted.float(), clean[:, : features.shape[1]][chosen])
         penalty = features.float().square().mean()
         loss = code_loss + self.config.cqt_weight * cqt_loss + self.config.features_penalty * penalty
+        if self.config.unmasked_weight:
+            plain = ~masked if real is None else ~masked & real
+            plain_targets = codes[plain] + self.config.special_codes
+            loss = loss + self.config.unmasked_weight * code_prediction(self.code_head(states[plain]), plain_targets)
         return PretextOutput(
             loss=loss,
             metrics={
@@ -103,6 +108,18 @@ class MertForPreTraining(PretextModel):
             states=states,
             states_mask=real,
         )
+
+    def _heard_spectrum(self, heard: Tensor, clean_clips: Tensor, clean: Tensor) -> Tensor | None:
+        """Return what the encoder reads of the constant-Q spectrum: the target itself, but where noise was added."""
+        config = self.config
+        if not config.feature_extractor_cqt or config.feature_extractor_cqt_bins != config.cqt_bins:
+            return None
+        noisy = (heard != clean_clips).any(1)
+        if not noisy.any():
+            return clean
+        clean = clean.clone()
+        clean[noisy] = self.mert.constant_q(heard[noisy], config.cqt_bins)
+        return clean
 
     def _real_frames(self, mask: Tensor | None, frames: int) -> Tensor | None:
         if mask is None or bool(mask.all()):

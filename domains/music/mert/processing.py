@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from domains.music.audio import QUALITIES, Audio, mono_at
 from domains.music.reading import MusicReader
-from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Sample
 
@@ -30,7 +30,7 @@ class MertProcessor(Processor):
 
     model_input_names: ClassVar[list[str]] = ["input_values", "attention_mask"]
     cost_unit = "frames"
-    batch_cost = 3_000
+    batch_cost = 1_500
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class MertProcessor(Processor):
             do_normalize: Whether each recording gets zero mean and unit variance.
             resampling: Recipe of the resampler, one of `domains.music.audio.QUALITIES`.
             hop: Samples between two of the model's frames.
-            receptive_field: Samples of one frame: the fewest that a recording must have.
+            receptive_field: Samples of one frame: shorter recordings are filled with silence up to it.
             kwargs: Attributes that transformers keeps in a saved processor.
 
         Raises:
@@ -77,29 +77,15 @@ class MertProcessor(Processor):
         return max(1, self.frames(round(audio.frames * self.sampling_rate / audio.sampling_rate)))
 
     def waveform(self, sample: Sample) -> Tensor:
-        """Return the mono recording at the model's rate and its own level, ``(samples,)`` float32.
-
-        Raises:
-            InvalidInput: It is shorter than one frame; the text names both lengths.
-        """
+        """Return the mono recording at the model's rate and its own level, ``(samples,)`` float32."""
         audio: Audio = sample.data
-        samples = mono_at(audio, self.sampling_rate, self.resampling)
-        if len(samples) < self.receptive_field:
-            raise InvalidInput(
-                f"the recording lasts {audio.seconds:.4f} s; at least "
-                f"{self.receptive_field / self.sampling_rate:.4f} s is needed for one frame",
-                code="too_short",
-            )
-        return torch.tensor(samples)
+        return torch.tensor(mono_at(audio, self.sampling_rate, self.resampling))
 
     def prepare(self, sample: Sample) -> Tensor:
-        """Return the waveform that the model reads, ``(samples,)`` float32.
-
-        Raises:
-            InvalidInput: See `waveform`.
-        """
+        """Return the waveform that the model reads, ``(samples,)`` float32, with silence after it up to one frame."""
         waveform = self.waveform(sample)
-        return normalised(waveform) if self.do_normalize else waveform
+        waveform = normalised(waveform) if self.do_normalize else waveform
+        return F.pad(waveform, (0, max(0, self.receptive_field - len(waveform))))
 
     def pad(self, features: Sequence[Tensor]) -> dict[str, Tensor]:
         """Pad waveforms with zeros to the longest.

@@ -6,6 +6,7 @@ A teacher sees a whole recording once, at its own level, and gives each frame of
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -98,14 +99,20 @@ class EncodecTeacher(Teacher):
 
 def log_mel(waveform: np.ndarray, sampling_rate: int, hop: int) -> np.ndarray:
     """Return 229 log-mel bands below the recording's maximum, down to -80 dB, ``(frames, 229)``."""
-    power = _mel_filters(sampling_rate) @ np.abs(librosa.stft(waveform, n_fft=2048, hop_length=hop)) ** 2
+    power = _mel_filters(sampling_rate) @ _power(waveform, 2048, hop)
     return (librosa.power_to_db(power, ref=max(float(power.max()), 1e-10)) / 80 + 1).T
 
 
 def chroma(waveform: np.ndarray, sampling_rate: int, hop: int) -> np.ndarray:
     """Return 264 chroma bins of unit length, ``(frames, 264)``."""
-    power = np.abs(librosa.stft(waveform, n_fft=4096, hop_length=hop)) ** 2
+    power = _power(waveform, 4096, hop)
     return librosa.util.normalize(_chroma_filters(sampling_rate) @ power, norm=2, axis=0).T
+
+
+def _power(waveform: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_fft=")  # zeros stand on both sides of a recording shorter than that
+        return np.abs(librosa.stft(waveform, n_fft=n_fft, hop_length=hop)) ** 2
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from domains.music.audio import Audio
 from domains.music.baseline import FEATURES, accuracies, chroma, hand_features
 from domains.music.corpora import write_manifests
 from domains.music.samples import BELL, CLARINET, FLUTE, STRING
-from domains.music.synthesis import RATE, play
+from domains.music.synthesis import RATE, play, write_notes
 from hub.errors import InvalidManifest
 from hub.evaluation.splits import folds_of
 from hub.manifest import read_manifest
@@ -54,6 +54,15 @@ def test_manifests_leave_out_folds_and_pretraining_does_not_see_the_first(folder
     assert len(tested) == 4 and not tested & set(heard[:-1]) and len(heard) == 33
     # Pitch class 0 occurs in fold 0 (and 4, an octave up) alone; octave labels of fold 0 all occur elsewhere.
     assert {r.label for r in read_manifest(written["notes-pitch-class-held-out"]) if r.split == "test"} == {"0"}
+
+
+def test_pretraining_hears_synthesised_notes_too(folder: Path, tmp_path: Path) -> None:
+    notes = write_notes(tmp_path / "notes", 3)
+    plain = read_manifest(write_manifests(folder, tmp_path / "plain")[0])
+    more = read_manifest(write_manifests(folder, tmp_path / "out" / "deep", notes)[0])
+    assert [Path(r.file).name for r in more[: len(plain)]] == [Path(r.file).name for r in plain]
+    assert {Path(r.file).resolve() for r in more[len(plain) :]} == set((tmp_path / "notes" / "notes").glob("*.flac"))
+    assert not any(r.label for r in more)
 
 
 def test_a_folder_without_its_lists_is_refused(tmp_path: Path) -> None:
