@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from hub.errors import MissingDependency, UnknownDomain
@@ -136,7 +138,7 @@ class Domain:
                 f"{self.title} needs {', '.join(self.missing)}, which is not installed; run: {self.install}"
             )
         module, _, name = reference.partition(":")
-        return getattr(importlib.import_module(f"{self.package}.{module}"), name)
+        return getattr(_imported(f"{self.package}.{module}"), name)
 
     def load(self, role: str) -> Any:
         """Import and return what plays ``role`` for the whole domain (``reader``, ``samples``, ``baseline``).
@@ -147,6 +149,13 @@ class Domain:
         if role not in self.references:
             raise UnknownDomain(f"domain {self.name!r} declares no {role!r}")
         return self.resolve(self.references[role])
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module of a domain; what its libraries use of others that will go away is no matter of the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return importlib.import_module(module)
 
 
 def _folders() -> list[tuple[Path, str]]:
@@ -236,4 +245,4 @@ def register_domain(package: str) -> None:
 def register() -> None:
     """Make every installed domain's classes known to transformers' Auto classes."""
     for domain in domains().values():
-        importlib.import_module(domain.package)
+        _imported(domain.package)

@@ -13,6 +13,8 @@ from hub.reading import Span
 
 SPLITS = ("train", "valid", "test")
 COLUMNS = ("file", "label", "group", "split", "start", "stop", "item")
+GROUPS = ("group", "patient", "subject")
+"""Names that the column of groups may have; the first that is there counts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def read_manifest(path: str | Path, need: Sequence[str] = ("file",), *, leaky: b
         raise InvalidManifest(f"{path} is not a CSV text file") from None
     reader = csv.DictReader(text.splitlines())
     columns = reader.fieldnames or []
+    grouping = next((name for name in GROUPS if name in columns), "group")
     for column in need:
         if column not in columns:
             raise InvalidManifest(f"{path} has no column {column!r}; a manifest has {', '.join(COLUMNS)}")
@@ -69,9 +72,8 @@ def read_manifest(path: str | Path, need: Sequence[str] = ("file",), *, leaky: b
         file = path.parent / entry["file"].strip()
         if not file.exists():
             raise InvalidManifest(f"{where}: no such file: {entry['file']}")
-        values = {c: (entry.get(c) or "").strip() for c in ("label", "group", "split", "item")}
-        if leaky:
-            values["group"] = ""
+        values = {c: (entry.get(c) or "").strip() for c in ("label", "split", "item")}
+        values["group"] = "" if leaky else (entry.get(grouping) or "").strip()
         if values["split"] not in ("", *SPLITS):
             raise InvalidManifest(f"{where}: split is {values['split']!r}; it is one of {', '.join(SPLITS)}, or empty")
         rows.append(Row(file, span=_span(entry, where), **values))

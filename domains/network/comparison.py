@@ -273,7 +273,7 @@ def compare(
                 print(f"without {shortcuts}: {name} {shown(scores(features, data, classifier))}", flush=True)
     if "attacks" in parts and attack is not None:
         print({str(kind): int((attack.labels == kind).sum()) for kind in np.unique(attack.labels)})
-        held_out = data.folds == data.folds.min()
+        held_out = data.folds == np.unique(data.folds)[0]
         for name, embed in (("model", model), ("twin", others[0]), ("simple", statistics)):
             features, usual = embed(attack.samples), embed(data.samples)
             for elsewhere in (False, True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,15 @@ def test_sample_files_are_read_by_content(system: System, files: list[Path], emb
         assert by_path and [s.key for s in by_path] == [s.key for s in by_bytes]
     vectors = embedder.embed(files).vectors
     assert np.isfinite(vectors).all() and len(np.unique(vectors.round(6), axis=0)) == len(vectors)
+
+
+def test_a_saved_processor_keeps_every_setting(system: System, tmp_path: Path) -> None:
+    processor = build_task(load_recipe(f"{system.name}/tiny"))[1]
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    # transformers leaves attributes of some names out, without a word.
+    settings = set(inspect.signature(type(processor).__init__).parameters) - {"self", "kwargs"}
+    assert settings <= saved.keys()
 
 
 def test_padding_changes_nothing(embedder: hub.Embedder, files: list[Path]) -> None:

@@ -1,0 +1,1 @@
+"""Alice: anatomically consistent masked modelling of volumes with a momentum teacher."""

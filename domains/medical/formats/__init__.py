@@ -1,0 +1,1 @@
+"""The containers of medical images: DICOM, NIfTI, and ordinary pictures."""
