@@ -200,13 +200,13 @@ def systems() -> dict[str, System]:
 
 
 def get_system(name: str) -> System:
-    """Return a system by name.
+    """Return a system by name; ``-`` stands for ``_``.
 
     Raises:
         UnknownDomain: There is none; the text lists those there are.
     """
     try:
-        return systems()[name]
+        return systems()[name.replace("-", "_")]
     except KeyError:
         raise UnknownDomain(f"no system {name!r}; installed: {', '.join(sorted(systems())) or 'none'}") from None
 

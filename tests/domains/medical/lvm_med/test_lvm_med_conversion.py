@@ -16,6 +16,7 @@ from domains.medical.image import MedicalImage
 from domains.medical.lvm_med.configuration import LVMMedConfig
 from domains.medical.lvm_med.conversion import convert
 from domains.medical.lvm_med.modeling import LVMMedModel
+from hub.domain import get_system
 from hub.errors import InvalidCheckpoint
 from hub.reading import Sample
 
@@ -121,6 +122,10 @@ def test_the_published_sizes() -> None:
     assert len(vit.state_dict()) == 176 and sum(p.numel() for p in vit.parameters()) == 86_525_184
     assert vit.vit.layers[2].attn.rel_pos_h.shape == (127, 64) and vit.vit.layers[0].attn.rel_pos_h.shape == (27, 64)
     assert len(resnet.state_dict()) == 318 and sum(p.numel() for p in resnet.parameters()) == 23_508_032
+
+
+def test_the_system_is_known_with_a_hyphen_too() -> None:
+    assert get_system("lvm-med") is get_system("lvm_med")
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
