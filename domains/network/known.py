@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from domains.network.embedded import embed_manifest, network_embedder
 from hub.errors import InvalidCheckpoint
 
 FILE = "known_flows.safetensors"
@@ -80,8 +81,6 @@ def load_known(folder: Path) -> Known | None:
 
 def main() -> None:
     """Run the script."""
-    from domains.network.explaining import embed_manifest, network_embedder
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("manifest", type=Path)

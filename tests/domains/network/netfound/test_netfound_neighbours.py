@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import hub
-from domains.network.explaining import embed_files
+from domains.network.embedded import embed_files
 from domains.network.known import FILE, Known, load_known, save_known, thinned
 from domains.network.labelling import grouped_by_capture, manifest_of
 from domains.network.neighbourhood import KnownFlows, votes
