@@ -69,12 +69,14 @@ def test_views_differ_in_what_they_may_and_stay_in_range() -> None:
 def test_slices_of_a_volume_are_drawn_from_its_parts() -> None:
     config = LVMMedConfig(**SIZE, objective="global_local")
     volume = Sample(
-        MedicalImage(np.broadcast_to(np.linspace(0, 1, 40, dtype=np.float32)[:, None, None], (1, 40, 9, 9)))
+        MedicalImage(
+            np.broadcast_to(np.linspace(0, 1, 40, dtype=np.float32)[:, None, None], (1, 40, 9, 9)), modality="CT"
+        )
     )
-    collator = LVMMedCollator(LVMMedProcessor(size=48), config, jitter=0)
+    collator = LVMMedCollator(LVMMedProcessor(size=48, ct_window=[0.5, 1.0]), config, jitter=0)
     assert collator.slices == 4 and collator.cost(volume) == 2 * 4 * 48 * 48
     assert collator.cost(samples(1)[0]) == 0
-    plain = LVMMedCollator(LVMMedProcessor(size=48), config, jitter=0)
+    plain = LVMMedCollator(LVMMedProcessor(size=48, ct_window=[0.5, 1.0]), config, jitter=0)
     for seed in range(5):
         view = plain.view(plain.prepare(volume), seeded_generator(seed))
         level = view["first"][:, 0, 0, 0] * 0.229 + 0.485
