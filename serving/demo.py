@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -39,10 +40,17 @@ def demo(
         for entry in client.models():
             domain = get_domain(client.model(entry["id"])["domain"])
             files = domain.load("samples")(Path(folder))
-            table.add_row(*_row(client, entry["id"], files))
+            table.add_row(*_row(client, entry["id"], _taken(client, entry["id"], files)))
         if not table.row_count:
             raise HubError("the server serves no model")
         Console(width=120).print(table)
+
+
+def _taken(client: Client, model: str, files: list[Path]) -> list[Path]:
+    """Return the files that the model takes: of a domain's samples some may be for another of its systems."""
+    found = client.embed(model, files, on_error="collect")
+    refused = {error.input for error in found.errors}
+    return [file for number, file in enumerate(files) if number not in refused]
 
 
 def _row(client: Client, model: str, files: list[Path]) -> list[str]:
@@ -58,9 +66,11 @@ def _row(client: Client, model: str, files: list[Path]) -> list[str]:
 def _nearest(found: Embeddings, asked: int, files: list[Path]) -> str:
     import numpy as np
 
-    # Centred first: embeddings share a large common part that would make all cosines look alike.
+    # Centred first: embeddings share a large common part that would make all cosines look alike. Of two the mean lies
+    # between them, and tells nothing.
     vectors: Any = np.asarray(found.vectors, np.float64)
-    vectors = vectors - vectors.mean(0)
+    if len(vectors) > 2:
+        vectors = vectors - vectors.mean(0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-12
     similarity = vectors @ vectors[asked]
     similarity[asked] = -np.inf
@@ -76,7 +86,8 @@ def _server(backend: str) -> Iterator[str]:
     from hub.errors import HubError
 
     command = [sys.executable, "-m", "hub.cli", "serve", "--port", "0", "--backend", backend]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    quiet = {**os.environ, "FMHUB_SERVE_LOG_REQUESTS": "false"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
     assert process.stdout is not None
     try:
         started = time.monotonic()
