@@ -7,6 +7,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 SEEDS ?= 5
 BACKEND ?= ray
+# Two workers halve the time on two cores; PYTEST='-k NAME' and the like replace this.
+PYTEST ?= -n 2
 # Torch and Ray would each start a thread a core in every process; one apiece is faster on a small machine.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
