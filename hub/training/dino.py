@@ -1,6 +1,6 @@
 """DINO's optimiser, and how its settings change over a run (Caron et al. 2021, and the code published with it).
 
-AdamW with gradients clipped tensor by tensor and a weight decay that rises. Nereus and Alice train with it.
+AdamW with gradients clipped tensor by tensor and a weight decay that rises.
 """
 
 from __future__ import annotations
