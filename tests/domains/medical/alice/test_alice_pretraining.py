@@ -17,7 +17,7 @@ from domains.medical.alice.anatomy import Anatomy, foreground_point, key_of
 from domains.medical.alice.collation import AliceCollator
 from domains.medical.alice.configuration import AliceConfig
 from domains.medical.alice.cropping import column_mask, crop_around, reshaded
-from domains.medical.alice.export import PREFIXES, export_encoder
+from domains.medical.alice.export import export_encoder
 from domains.medical.alice.matching import DenseEmbedding, match
 from domains.medical.alice.mining import embed_densely, mine
 from domains.medical.alice.modeling import AliceModel
@@ -26,6 +26,7 @@ from domains.medical.alice.processing import AliceProcessor
 from domains.medical.image import MedicalImage
 from domains.medical.samples import phantom, write_samples
 from hub.errors import InvalidCheckpoint, InvalidInput, InvalidRecipe
+from hub.exporting import TEACHER
 from hub.reading import Sample, Source
 from hub.training.collation import Randomness, seeded_generator
 from hub.training.dino import DinoAdamW
@@ -266,7 +267,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert wide.config.roi == [32] * 3 and wide.config.pooling == "centre"
     assert wide.encoder.absolute_pos_embed.shape == (1, 16**3, 12)
     name = "encoder.layers.0.blocks.0.attn.qkv.weight"
-    moved = load_file(whole / "model.safetensors")[PREFIXES["teacher"] + name]
+    moved = load_file(whole / "model.safetensors")[TEACHER + name]
     torch.testing.assert_close(wide.get_parameter(name), moved, atol=1e-3, rtol=0)
     with pytest.raises(InvalidCheckpoint, match="not empty"):
         export_encoder(whole, tmp_path / "wide")

@@ -220,6 +220,7 @@ def test_an_encoder_leaves_what_the_task_needs_and_either_can_be_taken(tmp_path)
         for parameter in task.nereus.parameters():
             parameter.mul_(1.5)
     task.save_pretrained(tmp_path / "run")
+    NereusProcessor(64, -2.5, 5.6, (-30.0, 30.0), "image").save_pretrained(tmp_path / "run")
     student = NereusModel.from_pretrained(tmp_path / "run")
     for own, saved in zip(student.parameters(), task.nereus.parameters(), strict=True):
         assert torch.equal(own, saved)
