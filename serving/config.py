@@ -92,6 +92,18 @@ class TLSSettings(_Strict):
     key: Path = Field(description="PEM file with the private key.")
 
 
+class TracingSettings(_Strict):
+    """Traces by OpenTelemetry; needs the packages of the extra ``tracing``."""
+
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://\S+$", description="Of an OTLP collector, over HTTP; no traces without it."
+    )
+    service_name: str = Field(default="fmhub", min_length=1)
+    sample_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Share of traces begun here; of others the caller decides."
+    )
+
+
 class RaySettings(_Strict):
     """How Ray Serve runs the deployment."""
 
@@ -139,6 +151,7 @@ class ServiceSettings(_Strict):
     tls: TLSSettings | None = None
     log_format: Literal["text", "json"] = Field(default="text", description="Of what goes to standard error.")
     log_requests: bool = Field(default=True, description="One line a request, without its content.")
+    tracing: TracingSettings = TracingSettings()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
     max_wait_ms: float = Field(

@@ -30,7 +30,7 @@ logger = logging.getLogger("fmhub.serving")
 
 FIXED = (
     "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
-    "log_requests",
+    "log_requests", "tracing",
 )  # fmt: skip
 """Settings that only a restart can change."""
 

@@ -60,7 +60,7 @@ def call_of(request: Request) -> Call:
                 code="invalid_header",
             )
         timeout = float(given)
-    request.state.call = call = Call(request.state.request_id, timeout)
+    request.state.call = call = Call(request.state.request_id, timeout, trace=request.state.trace)
     return call
 
 
