@@ -67,7 +67,7 @@ async def task_answer(
 
 
 def _origin(model: str, call: Call) -> dict[str, str | None]:
-    return {"model": model, **(call.provenance.fields if call.provenance is not None else {})}
+    return {"model": call.model or model, **(call.provenance.fields if call.provenance is not None else {})}
 
 
 def _encoded(value: np.ndarray, options: Options) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hub.errors import UnknownModel
 from serving import answers, describe, page
 from serving.access import Gate, check_model, is_outsider, may_use
 from serving.bodies import MULTIPART, BodyReader, PendingBytes
+from serving.canary import HEADER
 from serving.engine import Engine
 from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
 from serving.handling import Encoding, call_of, http_error, label, unless_gone
@@ -90,7 +91,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             CORSMiddleware,
             allow_origins=engine.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout", HEADER],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
     app.add_exception_handler(HTTPException, http_error)

@@ -87,6 +87,11 @@ class BatchLoop:
         since = self._forward_since
         return since is not None and time.monotonic() - since > self.service.request_timeout_s
 
+    def rename(self, model: str) -> None:
+        """Count under another id from here on."""
+        self._model = model
+        self._note_room()
+
     def stop(self) -> None:
         """Take no more batches."""
         self._task.cancel()

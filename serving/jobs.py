@@ -65,6 +65,9 @@ class Call:
         provenance: Of the model that answered; ``None`` before one has.
         work: What it was asked to do, defaults resolved.
         trace: Of the request, where it is traced.
+        client: Who asks, for the choice between a model and its canary.
+        canary: Whether the canary is asked for or refused; ``None`` where the weight decides.
+        model: Id of what answers; empty until that is chosen.
         spent: Seconds by stage. ``read``: all turns of reading its inputs; ``queue``: the longest wait of a prepared
             sample; ``forward``: the batches that it had a part in; ``encode``: the answer to bytes.
     """
@@ -74,6 +77,9 @@ class Call:
     provenance: Provenance | None = None
     work: Work = Work()
     trace: RequestTrace | None = None
+    client: str = ""
+    canary: bool | None = None
+    model: str = ""
     spent: dict[str, float] = field(default_factory=dict)
 
     def add(self, stage: str, seconds: float, **facts: int) -> None:

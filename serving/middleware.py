@@ -119,7 +119,9 @@ class _Exchange:
 
     @property
     def model(self) -> str:
-        return self.state.get("model", "")
+        call: Call | None = self.state.get("call")
+        # The canary is counted apart from its model, so that the two can be compared.
+        return (call.model if call is not None else "") or self.state.get("model", "")
 
     @property
     def key(self) -> str:
