@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hub.errors import HubError
-from serving.config import KeySettings, ServiceSettings
+from serving.config import CANARY, KeySettings, ServiceSettings
 from serving.errors import Forbidden, Overloaded, Unauthorized
 from serving.keys import KeyRing
 from serving.problems import report
@@ -126,6 +126,8 @@ class RateLimits:
 def may_use(request: Request, model: str) -> bool:
     """Whether the request's key may see a model."""
     key: KeySettings | None = getattr(request.state, "key", None)
+    # Who may use a model may use its canary.
+    model = model.removesuffix(CANARY)
     return key is None or key.models is None or any(fnmatchcase(model, pattern) for pattern in key.models)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from hub.errors import UnsupportedOption
@@ -50,7 +51,7 @@ async def embedding_answer(
     origin = _origin(model, call)
     if call.provenance is not None:
         origin["embedding_space"] = call.provenance.space(call.work, options.dimensions)
-    return await _json_response(origin, inputs, outputs, entry, numbers)
+    return await _json_response(origin, inputs, outputs, entry, numbers, _dumps_numbers)
 
 
 async def task_answer(
@@ -66,7 +67,7 @@ async def task_answer(
 
 
 def _origin(model: str, call: Call) -> dict[str, str | None]:
-    return {"model": model, **(call.provenance.fields if call.provenance is not None else {})}
+    return {"model": call.model or model, **(call.provenance.fields if call.provenance is not None else {})}
 
 
 def _encoded(value: np.ndarray, options: Options) -> dict[str, Any]:
@@ -134,13 +135,14 @@ async def _json_response(
     outputs: Sequence[Sequence[Output | Refused]],
     entry: Callable[[Output], dict[str, Any]],
     size: int,
+    dumps: Callable[[Any], str] | None = None,
 ) -> Response:
     def write() -> bytes:
         cost = sum(o.cost for o in _good(outputs))
         head = _dumps({"object": "list", **origin})[:-1]
         usage = _dumps({"prompt_tokens": cost, "total_tokens": cost})
         # Entry by entry, because one call for all of them would not let go of the interpreter until its end.
-        data = ",".join(_dumps(found) for found in _entries(inputs, outputs, entry))
+        data = ",".join((dumps or _dumps)(found) for found in _entries(inputs, outputs, entry))
         refused = [
             {"message": o.error.message, "code": o.error.code, "item": _item(inputs, number, o.key)}
             for number, per_input in enumerate(outputs)
@@ -152,6 +154,11 @@ async def _json_response(
 
     content = await asyncio.to_thread(write) if size > BIG_ANSWER else write()
     return Response(content, media_type="application/json")
+
+
+def _dumps_numbers(value: Any) -> str:
+    # Eight times faster than the standard library, which alone refuses NaN; vectors have been found finite before.
+    return to_json(value).decode()
 
 
 def _dumps(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from hub.errors import UnknownModel
 from serving import answers, describe, page
 from serving.access import Gate, check_model, is_outsider, may_use
 from serving.bodies import MULTIPART, BodyReader, PendingBytes
+from serving.canary import HEADER
 from serving.engine import Engine
 from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
 from serving.handling import Encoding, call_of, http_error, label, unless_gone
@@ -37,11 +39,12 @@ from serving.schemas import (
     TaskAnswer,
     parse_request,
 )
+from serving.tracing import Tracing
 
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
 
-def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
+def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing | None = None) -> FastAPI:
     """Return the application.
 
     Its lifespan starts the engine and closes it; models load meanwhile, and ``/readyz`` tells when they have.
@@ -49,16 +52,21 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
     Args:
         engine: Serves the models.
         send_request_id: Put ``X-Request-Id`` on answers; not where a proxy in front does so already.
+        tracing: Takes the traces in the place of what the settings name.
 
     Raises:
-        InvalidSettings: The file of keys cannot be read.
+        InvalidSettings: The file of keys cannot be read, or tracing is asked for and not installed.
     """
+    if tracing is None and engine.settings.tracing.endpoint is not None:
+        tracing = Tracing(engine.settings.tracing)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
         await engine.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     app = FastAPI(
         title="fmhub",
@@ -71,13 +79,19 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
     )
     # The last one added is the outermost.
     app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
-    app.add_middleware(Envelope, metrics=engine.metrics, send_id=send_request_id, log=engine.settings.log_requests)
+    app.add_middleware(
+        Envelope,
+        metrics=engine.metrics,
+        send_id=send_request_id,
+        log=engine.settings.log_requests,
+        tracing=tracing,
+    )
     if engine.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=engine.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout", HEADER],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
     app.add_exception_handler(HTTPException, http_error)

@@ -13,7 +13,7 @@ from serving.batching import WaitingRoom
 from serving.config import ServiceSettings
 from serving.errors import InputFailed
 from serving.forwarding import forward_batch
-from serving.jobs import Waiting
+from serving.jobs import Job, Waiting
 from serving.metrics import Metrics
 
 
@@ -87,6 +87,11 @@ class BatchLoop:
         since = self._forward_since
         return since is not None and time.monotonic() - since > self.service.request_timeout_s
 
+    def rename(self, model: str) -> None:
+        """Count under another id from here on."""
+        self._model = model
+        self._note_room()
+
     def stop(self) -> None:
         """Take no more batches."""
         self._task.cancel()
@@ -125,8 +130,11 @@ class BatchLoop:
         values = await loop.run_in_executor(self._thread, forward_batch, self._embedder, batch)
         took = time.monotonic() - started
         self._metrics.stage.labels(self._model, "forward").observe(took)
-        for job in {w.job for w in batch}:
-            job.call.add("forward", took)
+        costs: dict[Job, int] = {}
+        for waiting in batch:
+            costs[waiting.job] = costs.get(waiting.job, 0) + waiting.prepared.cost
+        for job, cost in costs.items():
+            job.call.add("forward", took, batch_samples=len(batch), cost=cost)
         self._forward_since = None
         for waiting, value in zip(batch, values, strict=True):
             if isinstance(value, Exception):
@@ -142,9 +150,13 @@ class BatchLoop:
         metrics.batch_cost.labels(model).observe(padded)
         metrics.cost.labels(model, "real").inc(real)
         metrics.cost.labels(model, "padding").inc(padded - real)
+        waits: dict[Job, float] = {}
         for waiting in batch:
-            metrics.stage.labels(model, "queue").observe(now - waiting.since)
-            waiting.job.call.longest("queue", now - waiting.since)
+            wait = now - waiting.since
+            metrics.stage.labels(model, "queue").observe(wait)
+            waits[waiting.job] = max(wait, waits.get(waiting.job, 0.0))
+        for job, wait in waits.items():
+            job.call.longest("queue", wait)
 
     def _note_room(self) -> None:
         """Let the readers read on, or pause, by how much waits; and say so to the metrics."""

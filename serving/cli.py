@@ -79,6 +79,6 @@ def _check_models(settings: ServiceSettings, folder: Path) -> Path | None:
 
     if settings.embedder_factory != type(settings).model_fields["embedder_factory"].default:
         return None
-    checkpoints = [find_checkpoint(m.name, m.revision) for m in settings.models]
+    checkpoints = [find_checkpoint(m.name, m.revision) for m in settings.checkpoints]
     domain = system_of(checkpoints[0].model_type).domain
     return Path(domain.load("samples")(folder)[0])

@@ -15,6 +15,9 @@ from serving.errors import InvalidSettings
 
 MIB = 1024 * 1024
 
+CANARY = "@canary"
+"""Follows a model's id in that of its canary."""
+
 VARIABLE_PREFIX = "FMHUB_SERVE_"
 
 Form = TypeVar("Form", bound=BaseModel)
@@ -24,11 +27,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(_Strict):
-    """One served model. In a list of models a string ``NAME`` or ``ALIAS=NAME`` stands for the whole entry."""
-
+class _Checkpoint(_Strict):
     name: str = Field(min_length=1, description="Built-in name, folder, or org/repo on the Hugging Face Hub.")
-    alias: str | None = Field(default=None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="What requests call it.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of a repository.")
     device: str | None = Field(default=None, description="For example cuda:0; the embedder chooses when absent.")
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
@@ -38,6 +38,19 @@ class ModelSettings(_Strict):
     batch_cost: int | None = Field(
         default=None, ge=1, description="Padded cost of one forward; the processor's otherwise."
     )
+
+
+class CanarySettings(_Checkpoint):
+    """A second checkpoint that answers a share of a model's clients; what is not given is as for the model."""
+
+    weight: float = Field(ge=0, le=1, description="Share of the clients, by key or address; 0: only who asks for it.")
+
+
+class ModelSettings(_Checkpoint):
+    """One served model. In a list of models a string ``NAME`` or ``ALIAS=NAME`` stands for the whole entry."""
+
+    alias: str | None = Field(default=None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$", description="What requests call it.")
+    canary: CanarySettings | None = None
     load: Literal["start", "first_use"] = "start"
     max_queued_requests: int = Field(default=128, ge=1, description="Requests waiting or in work; beyond them 429.")
 
@@ -55,6 +68,14 @@ class ModelSettings(_Strict):
         if self.alias:
             return self.alias
         return Path(self.name).resolve().name if Path(self.name).is_dir() else self.name
+
+    @property
+    def checkpoints(self) -> tuple[ModelSettings, ...]:
+        """The model, and its canary as a model of its own with an id that no other model can have."""
+        if self.canary is None:
+            return (self,)
+        own = self.canary.model_dump(exclude_unset=True, exclude={"weight"})
+        return self, self.model_copy(update={"revision": None, **own, "alias": self.id + CANARY, "canary": None})
 
     @property
     def weights(self) -> tuple[Any, ...]:
@@ -90,6 +111,18 @@ class TLSSettings(_Strict):
 
     certificate: Path = Field(description="PEM file: the certificate, then those of its issuers.")
     key: Path = Field(description="PEM file with the private key.")
+
+
+class TracingSettings(_Strict):
+    """Traces by OpenTelemetry; needs the packages of the extra ``tracing``."""
+
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://\S+$", description="Of an OTLP collector, over HTTP; no traces without it."
+    )
+    service_name: str = Field(default="fmhub", min_length=1)
+    sample_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Share of traces begun here; of others the caller decides."
+    )
 
 
 class RaySettings(_Strict):
@@ -139,6 +172,7 @@ class ServiceSettings(_Strict):
     tls: TLSSettings | None = None
     log_format: Literal["text", "json"] = Field(default="text", description="Of what goes to standard error.")
     log_requests: bool = Field(default=True, description="One line a request, without its content.")
+    tracing: TracingSettings = TracingSettings()
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
     max_wait_ms: float = Field(
@@ -172,7 +206,7 @@ class ServiceSettings(_Strict):
     @field_validator("models")
     @classmethod
     def _distinct(cls, models: list[ModelSettings]) -> list[ModelSettings]:
-        ids = [m.id for m in models]
+        ids = [c.id for m in models for c in m.checkpoints]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed twice; give one of them an alias")
@@ -202,9 +236,14 @@ class ServiceSettings(_Strict):
         return self
 
     @property
+    def checkpoints(self) -> list[ModelSettings]:
+        """All models, each followed by its canary."""
+        return [checkpoint for model in self.models for checkpoint in model.checkpoints]
+
+    @property
     def max_ongoing_requests(self) -> int:
         """Requests that Ray lets into one replica at once."""
-        return self.ray.max_ongoing_requests or sum(m.max_queued_requests for m in self.models) + 64
+        return self.ray.max_ongoing_requests or sum(m.max_queued_requests for m in self.checkpoints) + 64
 
 
 def is_loopback(host: str) -> bool:

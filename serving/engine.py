@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -16,7 +16,8 @@ from hub.embedder import Embedder
 from hub.errors import UnknownModel
 from hub.modeling import Layer
 from serving.cache import ResultCache
-from serving.config import ModelSettings, ServiceSettings
+from serving.canary import choose
+from serving.config import CANARY, ModelSettings, ServiceSettings
 from serving.errors import InvalidSettings, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
@@ -30,7 +31,7 @@ logger = logging.getLogger("fmhub.serving")
 
 FIXED = (
     "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
-    "log_requests",
+    "log_requests", "tracing",
 )  # fmt: skip
 """Settings that only a restart can change."""
 
@@ -56,7 +57,7 @@ class Engine:
         self._readers = ThreadPoolExecutor(settings.reading_threads, "reading", limit_torch_threads, (1,))
         self._loading = asyncio.Lock()
         self._cache = ResultCache(settings.cache_bytes, self.metrics)
-        self._lanes = {m.id: self._lane(m, settings) for m in settings.models}
+        self._lanes = {m.id: self._lane(m, settings) for m in settings.checkpoints}
         self.metrics.watch_models(lambda: [lane.facts for lane in self._lanes.values()], get_args(State))
         self._starting: list[asyncio.Task[Embedder]] = []
         self._applying = asyncio.Lock()
@@ -152,11 +153,8 @@ class Engine:
 
     async def _apply(self, settings: ServiceSettings) -> None:
         lanes: dict[str, Lane] = {}
-        for model in settings.models:
-            old = self._lanes.get(model.id)
-            if old is None or old.settings.weights != model.weights:
-                old = self._lane(model, settings)
-            lanes[model.id] = old
+        for model in settings.checkpoints:
+            lanes[model.id] = self._kept(model, lanes.values(), settings) or self._lane(model, settings)
         new = [lane for lane in lanes.values() if lane not in self._lanes.values()]
         try:
             await asyncio.gather(*(lane.ready() for lane in new if lane.settings.load == "start"))
@@ -164,14 +162,33 @@ class Engine:
             await asyncio.gather(*(lane.close() for lane in new))
             raise
         gone = [lane for lane in self._lanes.values() if lane not in lanes.values()]
-        for model in settings.models:
+        for model in settings.checkpoints:
             lanes[model.id].update(model, settings)
+        left = self._lanes.keys() - lanes.keys()
         self.settings, self._lanes = settings, lanes
         self._cache.shrink(settings.cache_bytes)
+        for name in left:
+            self.metrics.forget(name)
         for lane in gone:
-            task = asyncio.create_task(lane.close())
+            task = asyncio.create_task(self._let_go(lane))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _let_go(self, lane: Lane) -> None:
+        await lane.close()
+        if lane.id not in self._lanes:
+            self.metrics.forget(lane.id)
+
+    def _kept(self, model: ModelSettings, taken: Collection[Lane], settings: ServiceSettings) -> Lane | None:
+        """Return the lane that holds a model's weights already, under its own name or one that goes: a canary's."""
+        same = [lane for lane in self._lanes.values() if lane.settings.weights == model.weights and lane not in taken]
+        stay = [
+            m.id
+            for m in settings.checkpoints
+            if m.id in self._lanes and m.weights == self._lanes[m.id].settings.weights
+        ]
+        found = [lane for lane in same if lane.id == model.id] or [lane for lane in same if lane.id not in stay]
+        return next(iter(found), None)
 
     async def close(self) -> None:
         """Finish what is in work within the grace time, then stop; a second call does nothing."""
@@ -202,6 +219,15 @@ class Engine:
             served = ", ".join(self._lanes)
             raise UnknownModel(f"no model {model[:100]!r} is served here; served: {served}") from None
 
+    def _chosen(self, model: str, call: Call | None) -> Lane:
+        """Return the lane that answers a request for a model: its own, or its canary's."""
+        lane = self.lane(model)
+        if lane.settings.canary is not None or (call is not None and call.canary and not model.endswith(CANARY)):
+            lane = self.lane(choose(lane.settings, call))
+        if call is not None:
+            call.model = lane.id
+        return lane
+
     async def embed(
         self,
         model: str,
@@ -219,14 +245,14 @@ class Engine:
             Unavailable: The answer took longer than the time-out.
             HubError: What `Lane.run` raises.
         """
-        answer = self.lane(model).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
+        answer = self._chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
         return await self._in_time(answer, call)
 
     async def run(
         self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input", call: Call | None = None
     ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
-        return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind, call=call), call)
+        return await self._in_time(self._chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
 
     async def _in_time(
         self, answer: Coroutine[None, None, list[list[Output | Refused]]], call: Call | None

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from serving.canary import note_client
 from serving.errors import InvalidRequest
 from serving.jobs import Call
 from serving.metrics import Metrics
@@ -24,7 +25,7 @@ class Encoding:
     """Times the encoding of an answer."""
 
     def __init__(self, metrics: Metrics, model: str, call: Call) -> None:
-        self._stage = metrics.stage.labels(model, "encode")
+        self._stage = metrics.stage.labels(call.model or model, "encode")
         self._call = call
 
     def __enter__(self) -> None:
@@ -60,7 +61,8 @@ def call_of(request: Request) -> Call:
                 code="invalid_header",
             )
         timeout = float(given)
-    request.state.call = call = Call(request.state.request_id, timeout)
+    request.state.call = call = Call(request.state.request_id, timeout, trace=request.state.trace)
+    note_client(request, call)
     return call
 
 

@@ -15,6 +15,7 @@ from serving.errors import BodyTooLarge
 
 if TYPE_CHECKING:
     from serving.provenance import Provenance
+    from serving.tracing import RequestTrace
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class Call:
         timeout_s: How long its sender waits, where it says so.
         provenance: Of the model that answered; ``None`` before one has.
         work: What it was asked to do, defaults resolved.
+        trace: Of the request, where it is traced.
+        client: Who asks, for the choice between a model and its canary.
+        canary: Whether the canary is asked for or refused; ``None`` where the weight decides.
+        model: Id of what answers; empty until that is chosen.
         spent: Seconds by stage. ``read``: all turns of reading its inputs; ``queue``: the longest wait of a prepared
             sample; ``forward``: the batches that it had a part in; ``encode``: the answer to bytes.
     """
@@ -71,15 +76,23 @@ class Call:
     timeout_s: float | None = None
     provenance: Provenance | None = None
     work: Work = Work()
+    trace: RequestTrace | None = None
+    client: str = ""
+    canary: bool | None = None
+    model: str = ""
     spent: dict[str, float] = field(default_factory=dict)
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Note time spent in a stage."""
+    def add(self, stage: str, seconds: float, **facts: int) -> None:
+        """Note time just spent in a stage, and for the trace sizes of what was done there."""
         self.spent[stage] = self.spent.get(stage, 0.0) + seconds
+        if self.trace is not None:
+            self.trace.note(stage, seconds, facts)
 
     def longest(self, stage: str, seconds: float) -> None:
-        """Note time spent in a stage beside others in it."""
+        """Note time just spent in a stage beside others in it."""
         self.spent[stage] = max(self.spent.get(stage, 0.0), seconds)
+        if self.trace is not None:
+            self.trace.note(stage, seconds, {})
 
 
 @dataclass(frozen=True)

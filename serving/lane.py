@@ -76,6 +76,7 @@ class Lane:
         self.bytes = 0
         self.last_used = -math.inf
         self.loaded_at = 0.0
+        self._load_seconds = 0.0
         self._service = service
         self._factory = factory
         self._readers = readers
@@ -140,6 +141,7 @@ class Lane:
         self.dimension, self.bytes = loaded.dimension, loaded.bytes
         self.provenance, self.dtype_error = loaded.provenance, loaded.dtype_error
         self.loaded_at, self.last_used = time.time(), time.monotonic()
+        self._load_seconds = loaded.seconds
         self._metrics.load_seconds.labels(self.id).set(loaded.seconds)
         self._batches = BatchLoop(self.id, embedder, self._budget(), self._service, self._thread, self._metrics)
         if excess := self._make_room(self):
@@ -160,9 +162,19 @@ class Lane:
     def update(self, settings: ModelSettings, service: ServiceSettings) -> None:
         """Go on under other settings that leave the weights as they are."""
         self.settings, self._service = settings, service
+        if settings.id != self.id:
+            self._rename(settings.id)
         if self._batches is not None:
             self._batches.service = service
             self._batches.room.budget = self._budget()
+
+    def _rename(self, name: str) -> None:
+        """Go on under another id: a canary takes its model's place, or gives it back."""
+        self.id = name
+        self._metrics.pending_requests.labels(name).set(self.pending)
+        self._metrics.load_seconds.labels(name).set(self._load_seconds)
+        if self._batches is not None:
+            self._batches.rename(name)
 
     # --- requests ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,15 @@ from serving.config import ServiceSettings
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 """Id of the request at work, in its tasks and in the threads that read for it."""
 
-OWN_LOGGERS = {"fmhub": logging.INFO, "uvicorn": logging.WARNING}
+current_trace: ContextVar[str] = ContextVar("current_trace", default="")
+"""Id of the trace that the request belongs to, where requests are traced."""
+
+OWN_LOGGERS = {
+    "fmhub": logging.INFO,
+    "uvicorn": logging.WARNING,
+    # Tells of a collector that takes no spans; a span holds nothing that the log may not.
+    "opentelemetry.exporter": logging.WARNING,
+}
 
 SHOWN_FRAMES = 8
 
@@ -84,8 +92,10 @@ class TextLines(logging.Formatter):
 def _head(record: logging.LogRecord) -> dict[str, Any]:
     time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
     head = {"time": time, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-    request = current_request.get()
-    return {**head, "request_id": request} if request else head
+    for name, found in (("request_id", current_request.get()), ("trace_id", current_trace.get())):
+        if found:
+            head[name] = found
+    return head
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

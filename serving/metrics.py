@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -121,6 +122,12 @@ class Metrics:
             all_states: Those that a model can be in.
         """
         self.registry.register(_Models(models, tuple(all_states)))
+
+    def forget(self, model: str) -> None:
+        """Let go of what shows the present state of a model that is no longer served."""
+        for gauge in (self.queued_samples, self.pending_requests, self.load_seconds):
+            with contextlib.suppress(KeyError):
+                gauge.remove(model)
 
     def exposition(self) -> bytes:
         """Return all series in Prometheus's text format."""

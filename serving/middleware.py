@@ -12,9 +12,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.jobs import Call
-from serving.logs import current_request
+from serving.logs import current_request, current_trace
 from serving.metrics import Metrics
 from serving.problems import report
+from serving.tracing import Tracing
 
 access = logging.getLogger("fmhub.access")
 
@@ -36,7 +37,9 @@ class Envelope:
     Of a request only what is listed in ``_log`` goes to the log: nothing that names a file, a sample or a person.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, send_id: bool, log: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, send_id: bool, log: bool, tracing: Tracing | None = None
+    ) -> None:
         """Wrap an application.
 
         Args:
@@ -44,11 +47,13 @@ class Envelope:
             metrics: Where to count.
             send_id: Put ``X-Request-Id`` on answers.
             log: Write a line for each request.
+            tracing: Makes spans of the requests; there are none without it.
         """
         self.app = app
         self.metrics = metrics
         self.send_id = send_id
         self.log = log
+        self.tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -56,7 +61,9 @@ class Envelope:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self.send_id)
+        trace = exchange.state["trace"] = None if self.tracing is None else self.tracing.begin(scope)
         entered = current_request.set(exchange.id)
+        traced = current_trace.set("" if trace is None else trace.id)
         try:
             await self.app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
@@ -69,6 +76,17 @@ class Envelope:
             self._count(exchange)
             if self.log:
                 _log(exchange)
+            # A machine's question every few seconds is no trace that anybody looks for: its span never ends.
+            if trace is not None and exchange.route not in QUIET_ROUTES:
+                trace.end(
+                    exchange.method,
+                    exchange.route,
+                    exchange.model,
+                    exchange.final_status,
+                    exchange.error_code,
+                    exchange.id,
+                )
+            current_trace.reset(traced)
             current_request.reset(entered)
 
     def _count(self, exchange: _Exchange) -> None:
@@ -101,7 +119,9 @@ class _Exchange:
 
     @property
     def model(self) -> str:
-        return self.state.get("model", "")
+        call: Call | None = self.state.get("call")
+        # The canary is counted apart from its model, so that the two can be compared.
+        return (call.model if call is not None else "") or self.state.get("model", "")
 
     @property
     def key(self) -> str:
