@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from serving.config import ServiceSettings
+    from serving.supervision import Ending
 
 
 class Backend(StrEnum):
@@ -41,7 +42,11 @@ def serve(
     """Serve embeddings over HTTP, from native files or JSON."""
     from serving.config import load_settings
 
-    settings = load_settings(config, {"models": models, "host": host, "port": port, "insecure": insecure or None})
+    def read_settings() -> ServiceSettings:
+        return load_settings(config, {"models": models, "host": host, "port": port, "insecure": insecure or None})
+
+    settings = read_settings()
+    ending: Ending | None = None
     with tempfile.TemporaryDirectory(prefix="fmhub-samples-") as folder:
         sample = _check_models(settings, Path(folder))
 
@@ -62,7 +67,9 @@ def serve(
         else:
             from serving.local import run_local
 
-            run_local(settings, on_ready)
+            ending = run_local(settings, on_ready, read_settings if config is not None else None)
+    if ending is not None:
+        ending.carry_out()
 
 
 def _check_models(settings: ServiceSettings, folder: Path) -> Path | None:

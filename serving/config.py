@@ -200,6 +200,10 @@ class ServiceSettings(_Strict):
         gt=0,
         description="From the whole body to the answer; beyond it 503. X-Request-Timeout may ask for less.",
     )
+    restart_on_hang: bool = Field(
+        default=True,
+        description="With --backend local: start the process anew when a forward has outlived request_timeout_s.",
+    )
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Time for requests in work when the service stops.")
     ray: RaySettings = RaySettings()
 

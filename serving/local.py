@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
+import socket
+import threading
 from collections.abc import Callable, Generator
 
 import uvicorn
 
+from hub.errors import HubError
 from serving.addresses import check_tls, listening_socket, url_of
 from serving.app import create_app
 from serving.config import ServiceSettings
 from serving.engine import Engine
 from serving.logs import configure_logging
+from serving.supervision import Ending, inherited_socket, watch
+
+logger = logging.getLogger("fmhub.serving")
 
 
-def run_local(settings: ServiceSettings, on_ready: Callable[[str], None]) -> None:
+def run_local(
+    settings: ServiceSettings, on_ready: Callable[[str], None], reload: Callable[[], ServiceSettings] | None = None
+) -> Ending:
     """Serve until SIGINT or SIGTERM, finishing what is in work.
 
     Args:
         settings: Of the service.
         on_ready: Called with the URL once the models of the start are loaded and warmed.
+        reload: Reads the settings again, on SIGHUP; without it the signal ends the process, as it does any other.
+
+    Returns:
+        How the process is to end; the caller carries it out when it has tidied up.
 
     Raises:
         InvalidSettings: The port is taken, or the certificate or the file of keys cannot be used.
         HubError: A model of the start cannot be loaded.
     """
-    asyncio.run(_serve(settings, on_ready))
+    threads = frozenset(threading.enumerate())
+    return Ending(asyncio.run(_serve(settings, on_ready, reload)), threads)
 
 
-async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> None:
+async def _serve(
+    settings: ServiceSettings, on_ready: Callable[[str], None], reload: Callable[[], ServiceSettings] | None
+) -> socket.socket | None:
+    """Serve; return the socket that a fresh process should go on with, where one should."""
     check_tls(tls := settings.tls)
-    with listening_socket(settings.host, settings.port) as found:
+    with inherited_socket() or listening_socket(settings.host, settings.port) as found:
         configure_logging(settings)
         engine = Engine(settings)
         server = _Server(
@@ -48,11 +65,16 @@ async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> 
             )
         )
         loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.stop)
+        if reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.create_task(_reload(engine, reload))))
         serving = asyncio.create_task(server.serve(sockets=[found]))
         # The port answers at once, /readyz with 503, while the models load.
         loading = asyncio.create_task(engine.wait_ready())
+        # Doubled, because the server closes the one that it has.
+        tasks.add(asyncio.create_task(watch(engine, lambda: server.stop_to_restart(found.dup()))))
         try:
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -64,13 +86,32 @@ async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> 
             elif loading.exception() is not None:
                 server.stop()
             await serving
+            for task in tasks:
+                task.cancel()
+        return server.kept
+
+
+async def _reload(engine: Engine, reload: Callable[[], ServiceSettings]) -> None:
+    try:
+        await engine.apply(await asyncio.to_thread(reload))
+    except Exception as error:
+        logger.error("the settings stay as they were: %s", error if isinstance(error, HubError) else type(error))
+    else:
+        logger.info("settings reloaded: %s", ", ".join(engine.lanes))
 
 
 class _Server(uvicorn.Server):
     """A server that is stopped by its owner: uvicorn's own handlers end the process before others can tidy up."""
 
+    kept: socket.socket | None = None
+
     def stop(self) -> None:
         """Take no more connections, finish the requests in work, and end."""
+        self.should_exit, self.kept = True, None
+
+    def stop_to_restart(self, listening: socket.socket) -> None:
+        """End like that, but keep the socket, unless somebody has asked for the end already."""
+        self.kept = None if self.should_exit else listening
         self.should_exit = True
 
     @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 A sample is a list of numbers; its embedding is (mean, mean of squares, 1, count / 1000). A file starts with
 ``NUM1`` and holds one sample a line, ``key: 1 2 3``. The number 666 makes the model raise, 1e30 makes the embedding
-infinite, 404 makes the processor raise what nobody foresaw.
+infinite, 404 makes the processor raise what nobody foresaw, 505 makes the model hang.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hub.reading import Reader, Sample, Source, Span
 
 MAGIC = b"NUM1\n"
 POISON = 666.0
+HANG = 505.0
 DIMENSION = 4
 
 
@@ -147,6 +148,8 @@ class NumberModel(EmbeddingModel):
         time.sleep(self.delay)
         if bool(((values == POISON) & mask).any()):
             raise RuntimeError("secret content of the batch")
+        if bool(((values == HANG) & mask).any()):
+            time.sleep(600)
         ones = torch.ones_like(values)
         count = mask.sum(1, keepdim=True).expand_as(values)
         last = self.mix(torch.stack([values, values.square(), ones, count / 1000], dim=-1).to(self.dtype))

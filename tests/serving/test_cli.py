@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
 import signal
 import ssl
 import subprocess
@@ -15,6 +12,7 @@ import httpx
 import pytest
 from arithmetic import file_of
 from certificates import self_signed
+from command import Command
 from conftest import settings
 
 from hub.errors import UnknownModel
@@ -24,66 +22,6 @@ from serving.keys import hash_of, new_key
 from serving.local import run_local
 
 ROOT = Path(__file__).parents[2]
-MAIN = """
-import sys, typer
-from serving.cli import serve
-from hub.errors import HubError
-try:
-    typer.run(serve)
-except HubError as error:
-    sys.exit(f"fmhub: {error}")
-"""
-
-
-class Command:
-    """``fmhub serve`` in a process group of its own, as a terminal starts it."""
-
-    def __init__(self, tmp_path: Path, *arguments: str, settings: str = "") -> None:
-        config = tmp_path / "service.yaml"
-        config.write_text(
-            "models: [dummy, org/other]\nembedder_factory: 'arithmetic:load'\nport: 0\ntorch_threads: 1\n"
-            "ray: {num_cpus: 0, object_store_memory: 80000000}\n" + settings
-        )
-        path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "--config", str(config), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path, "FMHUB_TEST_MARK": str(tmp_path)},
-            start_new_session=True,
-        )
-        self.output = ""
-        self._mark = f"FMHUB_TEST_MARK={tmp_path}".encode()
-
-    def wait_ready(self) -> str:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-            if "curl" in line:
-                break
-        found = re.search(r"at (https?://\S+)", self.output)
-        assert found is not None, self.output
-        return found[1]
-
-    def stop(self, number: signal.Signals) -> int:
-        if number == signal.SIGINT:
-            # To the whole group, as Ctrl-C in a terminal does.
-            os.killpg(self.process.pid, number)
-        else:
-            self.process.send_signal(number)
-        self.output += self.process.communicate(timeout=30)[0]
-        return self.process.returncode
-
-    @property
-    def left(self) -> list[str]:
-        """Processes started by the command, at any remove: they have inherited its environment."""
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if self._mark in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text())
-        return found
 
 
 def test_local_backend_says_when_it_is_ready_and_stops_clean(tmp_path: Path) -> None:
