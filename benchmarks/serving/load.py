@@ -31,6 +31,8 @@ from benchmarks.serving.processes import Server
 
 TOLERANCE = 1e-5
 CEILING = "python"
+WARM_UP_SECONDS, LEAD_SECONDS = 4.0, 2.0
+"""Load that does not count: once at the start, and before each measurement of single inputs."""
 ECHO_ANSWERS = {1: 5_000, 32: 130_000}
 """Bytes of an answer with so many embeddings, about."""
 
@@ -105,13 +107,17 @@ class Comparison:
                 for name in settings.contenders
             }
             for server_name, server in servers.items():
-                self._load(server_name, server, Cell(32, 4), seconds=1.0)
+                for cell in (Cell(32, 4), Cell(1, 1), Cell(1, 16)):
+                    self._load(server_name, server, cell, WARM_UP_SECONDS)
             self.idle = {name: _idle_share(server) for name, server in servers.items()}
             for number in range(settings.rounds):
                 for cell in cells:
                     if cell.clients == settings.clients[0]:
                         self._note(number, Cell(cell.inputs, 1), CEILING, self._in_process(cell.inputs))
                     for name, server in servers.items():
+                        if cell.inputs == 1:
+                            # What has learnt from other traffic gets a moment to learn from this.
+                            self._load(name, server, cell, LEAD_SECONDS)
                         self._note(number, cell, name, self._load(name, server, cell, settings.seconds))
                 print(f"round {number + 1} of {settings.rounds} done", flush=True)
         self.client = self._client_alone()
