@@ -36,6 +36,9 @@ class Processor(FeatureExtractionMixin):  # type: ignore[misc]  # transformers i
     batch_cost: ClassVar[int] = 16_384
     """Padded cost that one forward should hold on a CPU; callers may override it."""
 
+    joins: ClassVar[bool] = False
+    """Whether ``pad`` puts samples side by side, as graphs are, so that none is padded to another's length."""
+
     @abstractmethod
     def cost(self, sample: Sample) -> int:
         """Return the cost of one sample in ``cost_unit``, at least 1, without preparing it."""

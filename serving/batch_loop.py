@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 
 from hub.embedder import Embedder
-from serving.batching import WaitingRoom
+from serving.batching import MAX_PADDING, WaitingRoom
 from serving.config import ServiceSettings
 from serving.errors import InputFailed
 from serving.forwarding import forward_batch
@@ -33,7 +33,7 @@ class BatchLoop:
             thread: The one that the model runs in.
             metrics: Where to count.
         """
-        self.room = WaitingRoom(budget)
+        self.room = WaitingRoom(budget, None if embedder.processor.joins else MAX_PADDING)
         self.service = service
         self._model = model
         self._embedder = embedder
@@ -144,7 +144,8 @@ class BatchLoop:
 
     def _count(self, batch: Sequence[Waiting], now: float) -> None:
         costs = [w.prepared.cost for w in batch]
-        padded, real = len(batch) * max(costs), sum(costs)
+        real = sum(costs)
+        padded = real if self._embedder.processor.joins else len(batch) * max(costs)
         metrics, model = self._metrics, self._model
         metrics.batch_size.labels(model).observe(len(batch))
         metrics.batch_cost.labels(model).observe(padded)

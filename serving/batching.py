@@ -14,6 +14,10 @@ WINDOW_SAMPLES = 1024
 """Planning happens on the event loop: this many are sorted in well under a millisecond."""
 
 
+MAX_PADDING = 0.2
+"""Share of a batch that may be padding: what is of another length waits for the next one."""
+
+
 class WaitingRoom:
     """Samples waiting for the model, first come first served, with neighbours of similar cost.
 
@@ -21,13 +25,15 @@ class WaitingRoom:
     little is padding.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, max_padding: float | None = MAX_PADDING) -> None:
         """Start empty.
 
         Args:
             budget: Padded cost of one forward.
+            max_padding: See `hub.batching.batches_by_cost`.
         """
         self.budget = budget
+        self._max_padding = max_padding
         self.cost = 0
         self._queues: dict[Work, deque[Waiting]] = {}
 
@@ -64,7 +70,7 @@ class WaitingRoom:
         queue = self._queues[oldest.job.work]
         window = self._window(queue)
         costs = [w.prepared.cost for w in window]
-        plan = batches_by_cost(costs, self.budget)
+        plan = batches_by_cost(costs, self.budget, max_padding=self._max_padding)
         chosen = set(next(batch for batch in plan if 0 in batch))
         queue.extendleft(w for i, w in reversed(list(enumerate(window))) if i not in chosen)
         batch = [window[i] for i in sorted(chosen)]

@@ -54,6 +54,7 @@ class MoleculeProcessor(Processor):
     model_input_names: ClassVar[list[str]] = ["x", "edges", "edge_attr", "batch"]
     cost_unit = "atoms"
     batch_cost = 4_096
+    joins = True
 
     def __init__(self, max_atoms: int = 1_000, **kwargs: Any) -> None:
         """Set the limit.
