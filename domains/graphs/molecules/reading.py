@@ -57,6 +57,8 @@ def parse_smiles(text: str, limits: Limits, key: str = "") -> Sample:
         raise TooLarge(
             f"the SMILES has {len(text):,} characters; molecules of at most {limits.max_nodes} atoms are read"
         )
+    if not text.isascii():
+        raise InvalidInput("a SMILES has ASCII characters only", code="invalid_smiles")
     molecule = Chem.MolFromSmiles(text)
     if molecule is None:
         raise InvalidInput(_why_not(Chem.MolFromSmiles(text, sanitize=False)), code="invalid_smiles")
