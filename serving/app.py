@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from hub.errors import UnknownModel
 from serving import answers, describe, page
@@ -96,15 +96,15 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
         )
     app.add_exception_handler(HTTPException, http_error)
     routes = Routes(engine)
-    for path, get in (
-        ("/", routes.index),
-        ("/healthz", routes.healthz),
-        ("/readyz", routes.readyz),
-        ("/metrics", routes.metrics),
-        ("/v1/models", routes.models),
-        ("/v1/models/{model:path}", routes.model),
+    for path, get, kind in (
+        ("/", routes.index, HTMLResponse),
+        ("/healthz", routes.healthz, JSONResponse),
+        ("/readyz", routes.readyz, JSONResponse),
+        ("/metrics", routes.metrics, PlainTextResponse),
+        ("/v1/models", routes.models, JSONResponse),
+        ("/v1/models/{model:path}", routes.model, JSONResponse),
     ):
-        app.add_api_route(path, get, methods=["GET"], response_model=None, responses=_ERRORS)
+        app.add_api_route(path, get, methods=["GET"], response_model=None, response_class=kind, responses=_ERRORS)
     # A model's id may hold a slash; the greedy path leaves the last part to the route.
     for path, post, answer, forms in (
         ("/v1/embeddings", routes.embed, EmbeddingAnswer, _json_body(EmbeddingRequest)),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from serving.canary import note_client
 from serving.errors import InvalidRequest
@@ -96,8 +97,14 @@ async def http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         problem = ErrorReport(404, f"no route {request.url.path[:200]}", code="route_not_found")
     elif error.status_code == 405:
-        allow = (error.headers or {}).get("Allow")
+        allow = _allowed(request)
         problem = ErrorReport(405, f"this route takes {allow}", code="method_not_allowed", allow=allow)
     else:
         problem = report(error, request.state.request_id)
     return problem.response(request.scope["state"])
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of all routes that fit the path: the framework tells those of the first, greedy or not."""
+    fitting = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", None) or ()}))

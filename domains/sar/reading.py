@@ -89,7 +89,7 @@ class RasterReader(Reader):
             raise InvalidInput(wanted, code="bad_form")
         try:
             parts = [np.array(value[key], dtype=np.float32) for key in sorted(value)]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise InvalidInput(f"rows of numbers, all of one length, are needed; {wanted}", code="bad_form") from None
         if any(part.ndim != 2 or part.shape != parts[0].shape for part in parts):
             raise InvalidInput(f"two-dimensional rows of one shape are needed; {wanted}", code="bad_form")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from domains.eeg.formats.common import Limits
+from hub.archives import DAMAGE, check_members
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Source
 
@@ -29,6 +29,7 @@ def unpack(source: Source, folder: Path, limits: Limits) -> Path:
             members = [m for m in archive.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
             if len(members) > _MAX_MEMBERS:
                 raise TooLarge(f"the ZIP archive has {len(members):,} members; one recording has a few")
+            check_members(members)
             if sum(m.file_size for m in members) > limits.max_bytes:
                 raise TooLarge(f"the ZIP archive unpacks to more than {limits.max_bytes:,} bytes")
             # Only the last part of a name counts, so none can leave the folder.
@@ -44,7 +45,7 @@ def unpack(source: Source, folder: Path, limits: Limits) -> Path:
                 with archive.open(member) as part, (folder / name).open("wb") as target:
                     while block := part.read(1 << 20):
                         target.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except DAMAGE as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput("the ZIP archive is damaged or encrypted", code="damaged") from None

@@ -49,8 +49,9 @@ def read_npz(members: Members, limits: GraphLimits) -> Sample:
     sample = build_sample(limits, as_whole(edges.astype(np.float64), "'edge_index'"), x)
     for name in ("y", *MASKS):
         if name in arrays:
-            if len(arrays[name]) != len(x):
-                raise InvalidInput(f"'{name}' has {len(arrays[name]):,} entries for {len(x):,} nodes", code="bad_form")
+            entries = arrays[name].shape[0] if arrays[name].ndim else 1
+            if arrays[name].ndim == 0 or entries != len(x):
+                raise InvalidInput(f"'{name}' has {entries:,} entries for {len(x):,} nodes", code="bad_form")
             sample.data[name] = torch.from_numpy(arrays[name])
     return sample
 
@@ -71,9 +72,9 @@ def _array(content: bytes, name: str) -> np.ndarray:
             raise InvalidInput(f"'{name}' is damaged: its size is not what its header says", code="damaged")
         stream.seek(0)
         return np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, KeyError) as error:
-        if isinstance(error, InvalidInput):
-            raise
+    except InvalidInput:
+        raise
+    except Exception:  # the header is a Python literal, whose parser raises what it likes
         raise InvalidInput(f"'{name}' is no NumPy array", code="damaged") from None
 
 

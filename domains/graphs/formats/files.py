@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from domains.graphs.limits import GraphLimits
+from hub.archives import DAMAGE, check_members
 from hub.errors import InvalidInput, TooLarge
 
 Members = Mapping[str, Callable[[], bytes]]
@@ -37,7 +38,7 @@ def open_archive(stream: BinaryIO, limits: GraphLimits) -> zipfile.ZipFile:
     """
     try:
         archive = zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, ValueError, OSError):
+    except DAMAGE:
         raise InvalidInput("the ZIP archive is damaged", code="damaged") from None
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
@@ -46,10 +47,9 @@ def open_archive(stream: BinaryIO, limits: GraphLimits) -> zipfile.ZipFile:
         parts = entry.filename.replace("\\", "/").split("/")
         if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
             raise InvalidInput("a member of the archive has a path that leaves its folder", code="unsafe_archive")
-        if entry.flag_bits & 1:
-            raise InvalidInput("the archive is encrypted; send it without a password", code="encrypted")
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InvalidInput("the archive holds a link; send plain files", code="unsafe_archive")
+    check_members(entries)
     unpacked = sum(e.file_size for e in entries)
     packed = max(sum(e.compress_size for e in entries), 1)
     if unpacked > limits.max_bytes or unpacked > limits.max_expansion * packed:
@@ -68,7 +68,7 @@ def archive_members(archive: zipfile.ZipFile) -> Members:
             with archive.open(entry) as stream:
                 # One byte more than announced would be a lie of the directory that was checked.
                 content = stream.read(entry.file_size + 1)
-        except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError, RuntimeError):
+        except DAMAGE:
             raise InvalidInput("a member of the ZIP archive is damaged", code="damaged") from None
         if len(content) > entry.file_size:
             raise TooLarge("a member of the archive is larger than announced")

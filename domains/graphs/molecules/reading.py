@@ -57,6 +57,8 @@ def parse_smiles(text: str, limits: Limits, key: str = "") -> Sample:
         raise TooLarge(
             f"the SMILES has {len(text):,} characters; molecules of at most {limits.max_nodes} atoms are read"
         )
+    if not text.isascii():
+        raise InvalidInput("a SMILES has ASCII characters only", code="invalid_smiles")
     molecule = Chem.MolFromSmiles(text)
     if molecule is None:
         raise InvalidInput(_why_not(Chem.MolFromSmiles(text, sanitize=False)), code="invalid_smiles")
@@ -74,7 +76,10 @@ def _why_not(molecule: Chem.Mol | None) -> str:
     """Say why a molecule that was parsed without checks (``None``: not even that) failed them."""
     if molecule is None:
         return "this is no SMILES: look for unclosed rings or brackets and unknown symbols"
-    problems = Chem.DetectChemistryProblems(molecule)
+    try:
+        problems = Chem.DetectChemistryProblems(molecule)
+    except RuntimeError:  # a violated precondition of RDKit's
+        problems = ()
     if not problems:
         return "RDKit cannot make sense of this molecule"
     first = problems[0]
@@ -151,15 +156,19 @@ def read_sdf(source: Source, limits: Limits) -> Iterator[Sample]:
 
 
 def _from_block(block: str, key: str, limits: Limits) -> Sample:
-    molecule = Chem.MolFromMolBlock(block)
-    if molecule is None:
-        loose = Chem.MolFromMolBlock(block, sanitize=False)
-        reason = "the MOL block is damaged or ends too early" if loose is None else _why_not(loose)
-        raise InvalidInput(reason, code="invalid_molblock")
-    if molecule.GetNumConformers():
-        # E and Z are in the coordinates; the vocabulary knows them as bond directions, which a SMILES writes out.
-        Chem.SetDoubleBondNeighborDirections(molecule, molecule.GetConformer())
-    return _sample(molecule, Chem.MolToSmiles(molecule), key, limits)
+    try:
+        molecule = Chem.MolFromMolBlock(block)
+        if molecule is None:
+            loose = Chem.MolFromMolBlock(block, sanitize=False)
+            reason = "the MOL block is damaged or ends too early" if loose is None else _why_not(loose)
+            raise InvalidInput(reason, code="invalid_molblock")
+        if molecule.GetNumConformers():
+            # E and Z are in the coordinates; the vocabulary knows them as bond directions, which a SMILES writes out.
+            Chem.SetDoubleBondNeighborDirections(molecule, molecule.GetConformer())
+        smiles = Chem.MolToSmiles(molecule)
+    except RuntimeError:  # a violated precondition of RDKit's; its text tells of RDKit's files
+        raise InvalidInput("RDKit cannot make sense of this MOL block", code="invalid_molblock") from None
+    return _sample(molecule, smiles, key, limits)
 
 
 def _guarded(smiles: str, name: str, place: str, source: Source, limits: Limits) -> Sample:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from domains.medical.formats.limits import Limits
 from domains.medical.formats.pixels import values_of, window_of
 from domains.medical.formats.quiet import quietly
 from domains.medical.geometry import stack
+from hub.archives import DAMAGE, check_members
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Source
 
@@ -150,6 +150,7 @@ def archive_files(source: Source, limits: Limits) -> Iterator[bytes]:
     try:
         with source.open() as stream, zipfile.ZipFile(stream) as archive:
             members = [m for m in archive.infolist() if not m.is_dir() and not _is_hidden(m.filename)]
+            check_members(members)
             _check_growth(len(members), sum(m.file_size for m in members), limits, "archive")
             limits.check_expansion(sum(m.file_size for m in members), source.size)
             total = 0
@@ -162,7 +163,7 @@ def archive_files(source: Source, limits: Limits) -> Iterator[bytes]:
                 total += len(content)
                 _check_growth(0, total, limits, "archive")
                 yield content
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+    except DAMAGE as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput("the ZIP archive is damaged or encrypted", code="damaged") from None

@@ -42,7 +42,7 @@ class Hdf5Pixels:
         try:
             with _open(self.source) as file:
                 return np.stack([_plain(file[self.paths[band]][rows, columns]) for band in bands])
-        except (OSError, KeyError, ValueError):
+        except (OSError, RuntimeError, KeyError, ValueError, OverflowError, TypeError):
             raise InvalidInput("the HDF5 file is damaged or cut off", code="damaged") from None
 
 
@@ -60,7 +60,7 @@ def read_hdf5(source: Source, limits: Limits) -> Iterator[tuple[str, Raster]]:
         with _open(source) as file:
             found = _images(file)
             kinds = {path: _kind(file[path].dtype) for path in found}
-    except (OSError, RuntimeError, KeyError, ValueError):
+    except (OSError, RuntimeError, KeyError, ValueError, OverflowError, TypeError, AttributeError):
         raise InvalidInput("the HDF5 file is damaged or cut off", code="damaged") from None
     wanted = "complex" if "complex" in kinds.values() else "real"
     groups: dict[tuple[str, tuple[int, int]], list[str]] = {}

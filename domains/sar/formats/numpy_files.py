@@ -32,7 +32,7 @@ def read_npy(source: Source, limits: Limits) -> Raster:
             version = npy.read_magic(stream)
             reader: Any = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, kind = reader(stream)
-        except (ValueError, SyntaxError, KeyError, TypeError):
+        except Exception:  # the header is a Python literal, whose parser raises what it likes
             raise InvalidInput("the header of the .npy file is damaged", code="damaged") from None
         start = stream.tell()
     if kind.hasobject:
