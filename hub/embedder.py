@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from hub.batching import batches_by_cost
 from hub.cards import Card
 from hub.catalog import Checkpoint, find_checkpoint
 from hub.domain import System, system_of
+from hub.doubts import codes_of
 from hub.errors import InvalidCheckpoint, InvalidInput, UnsupportedOption
 from hub.finetuning.model import class_for
 from hub.modeling import EmbeddingModel, Layer
@@ -36,6 +37,7 @@ class Embeddings:
         vectors: ``(samples, dimension)`` float32; for ``pooling="none"`` a list of ``(tokens, dimension)`` arrays.
         items: ``(source, key)`` of each vector; the key is empty where a file holds one sample.
         warnings: What to know about each accepted sample.
+        facts: What was read with each sample: rate, spacing, size; by domain.
         errors: Inputs left out, when errors are collected.
     """
 
@@ -43,6 +45,12 @@ class Embeddings:
     items: list[tuple[str, str]]
     warnings: list[tuple[str, ...]] = field(default_factory=list)
     errors: list[InvalidInput] = field(default_factory=list)
+    facts: list[Mapping[str, Any]] = field(default_factory=list, repr=False)
+
+    @property
+    def flags(self) -> list[tuple[str, ...]]:
+        """Codes of each sample's warnings; see `hub.doubts.FLAGS`."""
+        return [codes_of(sentences) for sentences in self.warnings]
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -135,7 +143,10 @@ class Embedder:
         """
         sample.checked(source)
         try:
-            return Prepared(self.processor.prepare(sample), self.processor.cost(sample), sample, source)
+            features, cost = self.processor.prepare(sample), self.processor.cost(sample)
+            if doubts := tuple(self.processor.doubts(sample)):
+                sample = replace(sample, warnings=(*sample.warnings, *doubts))
+            return Prepared(features, cost, sample, source)
         except InvalidInput as error:
             raise error.at(f"{source}[{sample.key}]" if sample.key else source) from None
 
@@ -202,6 +213,7 @@ class Embedder:
         items: list[tuple[str, str]] = []
         warnings: list[tuple[str, ...]] = []
         errors: list[InvalidInput] = []
+        facts: list[Mapping[str, Any]] = []
         prepared = self._prepared(_as_inputs(inputs), errors if on_error == "collect" else None, on_input)
         for window in _windows(prepared, 8 * budget):
             results: dict[int, Vector] = {}
@@ -211,11 +223,12 @@ class Embedder:
             outputs += [results[i] for i in range(len(window))]
             items += [(p.source, p.sample.key) for p in window]
             warnings += [p.sample.warnings for p in window]
+            facts += [p.sample.metadata for p in window]
         if (pooling or self.model.config.pooling) == "none":
-            return Embeddings(outputs, items, warnings, errors)
+            return Embeddings(outputs, items, warnings, errors, facts)
         width = self.model.embedding_dimension(pooling, layer)
         table = np.stack(outputs) if outputs else np.zeros((0, width), np.float32)
-        return Embeddings(table, items, warnings, errors)
+        return Embeddings(table, items, warnings, errors, facts)
 
     def _prepared(
         self,

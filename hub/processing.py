@@ -12,13 +12,14 @@ import hub.stack  # noqa: F401  # before transformers, which would fail somewher
 # isort: split
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from hub.doubts import Doubt
 from hub.reading import Reader, Sample
 
 
@@ -57,6 +58,14 @@ class Processor(FeatureExtractionMixin):  # type: ignore[misc]  # transformers i
     @abstractmethod
     def pad(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Collate prepared features to one batch, with a mask that marks what is real."""
+
+    def doubts(self, sample: Sample) -> Iterable[Doubt]:
+        """Return what speaks against a sample for this model, beside what its reader said.
+
+        A rate, a length, a spacing outside what it was trained on. Sizes and facts are looked at, not the signal, since
+        it is asked for every sample.
+        """
+        return ()
 
     def examples(self) -> list[Sample]:
         """Return samples that this processor takes, where the domain's sample files are not fit for every model.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+from hub.doubts import codes_of
 from hub.errors import InvalidInput, UnsupportedFormat
 
 
@@ -101,7 +102,8 @@ class Sample:
     Attributes:
         data: The domain's own type (a waveform with its rate, a molecule's graph, a volume with its spacing).
         key: Which sample of its file this is (a flow id, a molecule's name); empty when a file holds one.
-        warnings: What a user should know about the input although it was accepted, one sentence each.
+        warnings: What a user should know about the input although it was accepted, one sentence each: a `Doubt`, whose
+            code programs read.
         metadata: Facts read with it that are safe to return (never patient or host identity).
         error: Why this one sample of its file cannot be used, where the others can; then ``data`` is ``None``.
     """
@@ -111,6 +113,11 @@ class Sample:
     warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: InvalidInput | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Codes of the warnings, each once; see `hub.doubts.FLAGS`."""
+        return codes_of(self.warnings)
 
     def checked(self, source: str) -> Sample:
         """Return the sample itself, if it can be used.

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from hub.doubts import codes_of
 from hub.errors import UnsupportedOption
 from hub.modeling import TaskFile
 from serving.inputs import Input
@@ -46,12 +47,18 @@ async def embedding_answer(
         numbers += output.value.size
 
     def entry(output: Output) -> dict[str, Any]:
-        return {"object": "embedding", **_encoded(output.value, options)}
+        found = {"object": "embedding", **_encoded(output.value, options)}
+        return found if options.sanity is None else {**found, "sanity": _sanity(output)}
 
     origin = _origin(model, call)
     if call.provenance is not None:
         origin["embedding_space"] = call.provenance.space(call.work, options.dimensions)
     return await _json_response(origin, inputs, outputs, entry, numbers, _dumps_numbers)
+
+
+def flags_of(outputs: Sequence[Sequence[Output | Refused]]) -> Iterator[str]:
+    """Yield the flags of all samples, one after the other, for counting."""
+    return (flag for output in _good(outputs) if output.warnings for flag in codes_of(output.warnings))
 
 
 async def task_answer(
@@ -64,6 +71,10 @@ async def task_answer(
         return _file_response(flat[0].value, origin)
     size = sum(len(o.value.content) for o in flat if isinstance(o.value, TaskFile))
     return await _json_response(origin, inputs, outputs, lambda o: {"object": task, "result": _result(o.value)}, size)
+
+
+def _sanity(output: Output) -> dict[str, Any]:
+    return {"flags": codes_of(output.warnings), "facts": dict(output.facts)}
 
 
 def _origin(model: str, call: Call) -> dict[str, str | None]:

@@ -229,6 +229,8 @@ class Routes:
             request,
             self._engine.embed(model, inputs, pooling=options.pooling, layer=options.layer, kind=kind, call=call),
         )
+        for flag in answers.flags_of(outputs):
+            self._engine.metrics.input_flags.labels(model, flag).inc()
         with Encoding(self._engine.metrics, model, call):
             return await answers.embedding_answer(model, inputs, outputs, options, call)
 

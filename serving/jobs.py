@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +104,14 @@ class Output:
         key: Which sample of its input it was.
         cost: Of the sample, in the processor's unit.
         warnings: What to know about the input although it was accepted.
+        facts: Read with the sample, and safe to return.
     """
 
     value: Any = field(repr=False)
     key: str
     cost: int
     warnings: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,9 @@ class Job:
 
     def put(self, waiting: Waiting, value: Any) -> None:
         """Store the model's answer for one sample."""
-        prepared = waiting.prepared
+        cost, sample = waiting.prepared.cost, waiting.prepared.sample
         self._outputs[waiting.index][waiting.ordinal] = Output(
-            value, prepared.sample.key, prepared.cost, prepared.sample.warnings
+            value, sample.key, cost, sample.warnings, sample.metadata
         )
         self._missing -= 1
         self._finish()

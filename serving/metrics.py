@@ -103,6 +103,12 @@ class Metrics:
         self.evictions = Counter(
             "fmhub_model_evictions", "Times that a model made room for another", ["model"], registry=registry
         )
+        self.input_flags = Counter(
+            "fmhub_input_flags",
+            "Embedded samples by the flags that they were accepted with",
+            ["model", "flag"],
+            registry=registry,
+        )
         self.cache = Counter(
             "fmhub_cache_lookups", "Inputs looked up in the results cache", ["result"], registry=registry
         )

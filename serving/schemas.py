@@ -48,6 +48,10 @@ class Options(_Request):
         description="Keep the first so many numbers and scale the vector to length 1, as OpenAI's endpoint does. "
         "The models here are not trained to put the most important numbers first, so expect to lose quality.",
     )
+    sanity: Literal["flags"] | None = Field(
+        default=None,
+        description="flags: say of each input what speaks against it, in codes, and the facts read with it.",
+    )
     user: StrictStr | None = Field(default=None, description="Accepted for OpenAI clients, and ignored.")
 
 
@@ -69,6 +73,13 @@ class Item(BaseModel):
     key: str = Field(description="Which sample of the input: a flow's id, a molecule's name; empty if it holds one.")
 
 
+class Sanity(BaseModel):
+    """How far an input can be trusted, where ``sanity`` asks for it."""
+
+    flags: list[str] = Field(description="Codes of the warnings; docs/sanity.md lists them.")
+    facts: dict[str, Any] = Field(description="Read with the input: rate, spacing, size; by domain.")
+
+
 class Embedding(BaseModel):
     """One sample's embedding."""
 
@@ -78,6 +89,7 @@ class Embedding(BaseModel):
     shape: list[int] | None = Field(default=None, description="(tokens, dimension), for pooling 'none' as base64.")
     item: Item
     warnings: list[str] | None = None
+    sanity: Sanity | None = None
 
 
 class Unusable(BaseModel):

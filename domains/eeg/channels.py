@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import product
 
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 
 _REGIONS = (
@@ -87,7 +88,7 @@ def choose(names: Sequence[str], voltage: Sequence[bool], keep_all: bool) -> tup
     described = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
     if not rows:
         raise InvalidInput(f"none of the {len(names)} channels is EEG ({described or 'there is none'})", code="no_eeg")
-    return rows, [f"Channels that are no EEG were left out: {described}."] if left else []
+    return rows, [Doubt(f"Channels that are no EEG were left out: {described}.", "dropped_part")] if left else []
 
 
 def shown(names: Sequence[str], row: int) -> str:

@@ -22,6 +22,7 @@ from domains.eeg.formats.tables import read_table
 from domains.eeg.plain import parse_signal
 from domains.eeg.preparation import resample
 from domains.eeg.recording import Recording
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -141,7 +142,8 @@ class EegReader(Reader):
             signal = raw.rows
         else:
             slower = sum(r != rate for r in raw.rates)
-            warnings.append(f"Channels sampled more slowly than the others ({slower}) were resampled to {rate:g} Hz.")
+            text = f"Channels sampled more slowly than the others ({slower}) were resampled to {rate:g} Hz."
+            warnings.append(Doubt(text, "resampled_part"))
             length = max(row.shape[0] for row in raw.rows)
             signal = np.zeros((len(raw.rows), length))
             for target, row, own in zip(signal, raw.rows, raw.rates, strict=True):

@@ -11,6 +11,7 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import coalesce
 
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge
 from hub.reading import Sample
 
@@ -111,6 +112,9 @@ def build_sample(
             raise InvalidInput("'edge_attr' holds NaN or infinite numbers", code="not_finite")
     graph, said = _both_directions(torch.from_numpy(np.ascontiguousarray(edges, np.int64)), count, edge_attr)
     graph.x = torch.from_numpy(x)
+    alone = count - len(graph.edge_index[0].unique())
+    if count > 1 and alone > count / 2:
+        said.append(Doubt(f"{alone:,} of {count:,} nodes have no edge to another node.", "isolated"))
     facts = {"nodes": count, "edges": graph.edge_index.shape[1] // 2, **(metadata or {})}
     return Sample(data=graph, key=key, warnings=(*warnings, *said), metadata=facts)
 
@@ -130,15 +134,15 @@ def check_ids(edges: np.ndarray, nodes: int) -> None:
         )
 
 
-def _both_directions(edges: torch.Tensor, nodes: int, edge_attr: np.ndarray | None) -> tuple[Data, list[str]]:
-    warnings = []
+def _both_directions(edges: torch.Tensor, nodes: int, edge_attr: np.ndarray | None) -> tuple[Data, list[Doubt]]:
+    warnings: list[Doubt] = []
     attributes = None if edge_attr is None else torch.from_numpy(np.ascontiguousarray(edge_attr, np.float32))
     proper = edges[0] != edges[1]
     edges, attributes = edges[:, proper], None if attributes is None else attributes[proper]
     forward = coalesce(edges, num_nodes=nodes)
     both = coalesce(torch.cat([forward, forward.flip(0)], dim=1), num_nodes=nodes)
     if both.shape[1] != forward.shape[1]:
-        warnings.append("The edges were given in one direction; both are used.")
+        warnings.append(Doubt("The edges were given in one direction; both are used.", "one_direction"))
         if attributes is not None:
             attributes = torch.cat([attributes, attributes])
             edges = torch.cat([edges, edges.flip(0)], dim=1)

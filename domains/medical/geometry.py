@@ -16,6 +16,7 @@ from nibabel.orientations import (
 )
 from numpy.typing import NDArray
 
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 
 VOLUME_AXES = ("S", "P", "L")
@@ -83,7 +84,8 @@ def stack(planes: Sequence[Plane]) -> Stack:
     if placed == 0:
         spacing = planes[0].spacing
         known = (planes[0].thickness or 1.0, *spacing) if spacing and count == 1 else None
-        unplaced = ("The frames have no place in the patient: they are taken as slices in their order.",)
+        text = "The frames have no place in the patient: they are taken as slices in their order."
+        unplaced = (Doubt(text, "orientation_assumed"),)
         return Stack(list(range(count)), None, known, unplaced if count > 1 else ())
     if placed < count:
         raise InvalidInput(
@@ -105,11 +107,13 @@ def stack(planes: Sequence[Plane]) -> Stack:
         step = (positions[order[-1]] - positions[order[0]]) / (count - 1)
         tilt = np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1)))
         if np.abs(between / np.median(between) - 1).max() > EVEN:
-            doubts.append(
+            text = (
                 f"The slices are {between.min():.3g} to {between.max():.3g} mm apart; they are taken as evenly spaced."
             )
+            doubts.append(Doubt(text, "uneven_spacing"))
         if tilt > UPRIGHT:
-            doubts.append(f"The slices are shifted against each other (gantry tilt of {tilt:.0f} degrees).")
+            text = f"The slices are shifted against each other (gantry tilt of {tilt:.0f} degrees)."
+            doubts.append(Doubt(text, "uneven_spacing"))
     else:
         step = normal * (first.thickness or 1.0)
     affine = np.eye(4)

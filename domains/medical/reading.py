@@ -26,7 +26,9 @@ from domains.medical.formats.series import (
 )
 from domains.medical.geometry import canonical, describe, spacing_of
 from domains.medical.image import MedicalImage
+from domains.medical.levels import level_doubts
 from domains.medical.plain import FORM, parse_plain
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -180,9 +182,8 @@ def _of_volume(volume: Volume) -> Sample:
     low, high = float(turned.min()), float(turned.max())
     if HOUNSFIELD[0][0] <= low <= HOUNSFIELD[0][1] and HOUNSFIELD[1][0] <= high <= HOUNSFIELD[1][1]:
         modality = "CT"
-        doubts.append(
-            f"Values from {low:.0f} to {high:.0f}: taken as Hounsfield units of a CT, as NIfTI cannot say so."
-        )
+        text = f"Values from {low:.0f} to {high:.0f}: taken as Hounsfield units of a CT, as NIfTI cannot say so."
+        doubts.append(Doubt(text, "scale_assumed"))
     image = MedicalImage(turned, affine if volume.oriented else None, spacing_of(affine), modality, axis)
     return _sample(image, facts, doubts)
 
@@ -198,7 +199,7 @@ def _sample(image: MedicalImage, facts: Mapping[str, Any], warnings: Collection[
         told["spacing_mm"] = [round(n, 4) for n in image.spacing]
     if image.window is not None:
         told["window"] = [round(n, 4) for n in image.window]
-    return Sample(data=image, key=key, warnings=tuple(warnings), metadata={**told, **facts})
+    return Sample(data=image, key=key, warnings=(*warnings, *level_doubts(image)), metadata={**told, **facts})
 
 
 def _check_values(values: NDArray[np.float32]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 
 FULL_SCALE = 0.9999
@@ -21,6 +22,8 @@ CANCELLED = 1e-3
 """Level of the mix relative to its loudest channel below which channels cancel each other (-60 dB)."""
 LOUD = 1.5
 """Peak above which samples cannot be meant to have full scale 1; a float mix or a lossy codec may exceed 1 a little."""
+QUIET = 1e-3
+"""Peak below which 16-bit audio has some 30 steps left to either side (-60 dB of full scale)."""
 TELEPHONE_RATE = 8_000
 
 
@@ -69,23 +72,30 @@ class Levels:
         self._mix_energy += float(np.einsum("f,f->", mix, mix, dtype=np.float64))
         return mix
 
-    def doubts(self, sampling_rate: int) -> Iterator[str]:
+    def doubts(self, sampling_rate: int) -> Iterator[Doubt]:
         """Yield what a user should know, one sentence each."""
         if self.peak == 0:
-            yield "The recording is digital silence; the embedding carries nothing."
+            yield Doubt("The recording is digital silence; the embedding carries nothing.", "silent")
             return
         if self._lowest == self._highest:
-            yield "The recording is one constant value; the embedding carries nothing."
+            yield Doubt("The recording is one constant value; the embedding carries nothing.", "constant")
             return
         if self._mix_energy < CANCELLED**2 * self._energy.max():
-            yield "The channels cancel each other when mixed down; the embedding carries next to nothing."
+            text = "The channels cancel each other when mixed down; the embedding carries next to nothing."
+            yield Doubt(text, "cancelled")
+        if self.peak < QUIET:
+            text = f"The loudest sample is {self.peak:.2g} of full scale: next to silence in 16-bit audio."
+            yield Doubt(text, "too_quiet")
         share = self._full / (self.frames * len(self._energy))
         if self.peak > LOUD:
-            yield f"Samples reach {self.peak:.3g} where full scale is 1; check the scaling."
+            yield Doubt(f"Samples reach {self.peak:.3g} where full scale is 1; check the scaling.", "scale_implausible")
         elif share >= CLIPPED_SHARE:
-            yield f"{share:.0%} of the samples stand at full scale; the recording looks clipped."
+            yield Doubt(f"{share:.0%} of the samples stand at full scale; the recording looks clipped.", "clipped")
         offset = self._sum / self.frames
         if abs(offset) > OFFSET * self.peak:
-            yield f"The recording has a constant offset of {offset:+.2g}."
+            yield Doubt(f"The recording has a constant offset of {offset:+.2g}.", "dc_offset")
         if sampling_rate <= TELEPHONE_RATE:
-            yield f"At {sampling_rate} Hz there is nothing above {sampling_rate // 2} Hz; models learnt from full band."
+            text = (
+                f"At {sampling_rate} Hz there is nothing above {sampling_rate // 2} Hz; models learnt from full band."
+            )
+            yield Doubt(text, "upsampled")

@@ -14,6 +14,7 @@ from domains.music.containers import READABLE, check_aiff, check_wav, identify, 
 from domains.music.levels import LOUD, Levels
 from domains.music.m4a import decoded
 from domains.music.plain import FORM, parse_plain
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -107,7 +108,7 @@ class MusicReader(Reader):
             elif container == "aiff":
                 check_aiff(stream, size)
             elif container == "ogg" and not ogg_is_complete(stream, size):
-                warnings.append("The OGG stream has no end mark; the recording may be cut off.")
+                warnings.append(Doubt("The OGG stream has no end mark; the recording may be cut off.", "truncated"))
             stream.seek(0)
             return self._decode(stream, container, span, warnings)
 
@@ -132,7 +133,7 @@ class MusicReader(Reader):
                 code="truncated",
             )
         if missing > 2 * MP3_FRAME:  # an MP3's length is an estimate unless a tag states it
-            warnings.append("The MP3 is shorter than announced; the recording may be cut off.")
+            warnings.append(Doubt("The MP3 is shorter than announced; the recording may be cut off.", "truncated"))
         return self._sample(Audio(samples, rate), channels, levels, warnings)
 
     def _frames(self, sound: soundfile.SoundFile, span: Span | None, warnings: list[str]) -> tuple[int, int]:
@@ -150,7 +151,8 @@ class MusicReader(Reader):
                     code="empty_span",
                 )
             if span.stop is not None and round(span.stop * rate) > stop:
-                warnings.append(f"The span ends at {span.stop:g} s, after the recording does ({stop / rate:.3f} s).")
+                text = f"The span ends at {span.stop:g} s, after the recording does ({stop / rate:.3f} s)."
+                warnings.append(Doubt(text, "span_past_end"))
             elif span.stop is not None:
                 stop = round(span.stop * rate)
         self._check_size(stop - start, rate, self._kept(stop - start, rate, sound.channels))

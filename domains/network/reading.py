@@ -13,10 +13,14 @@ from domains.network.capture.extraction import Extraction, Limits
 from domains.network.capture.window import Window
 from domains.network.flow import Flow
 from domains.network.rows import flow_of, is_rows, read_rows
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge
 from hub.reading import Reader, Sample, Source, Span
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
+TCP = 6
+ANSWERED = 4
+"""Packets of a TCP connection from which on some must go the other way; a scan repeats its first packet a few times."""
 _COMPRESSED = (".gz", ".zst")
 
 
@@ -118,4 +122,7 @@ class CaptureReader(Limits, Reader):
         }
         if label:
             facts["label"] = label
+        if flow.protocol == TCP and flow.packets >= ANSWERED and len(set(flow.directions.tolist())) == 1:
+            text = "Only one direction of this TCP connection was captured."
+            warnings = (*warnings, Doubt(text, "one_direction"))
         return Sample(data=flow, key=key, warnings=warnings, metadata=facts)

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_opening
 
 Quantity = Literal["complex", "amplitude", "intensity", "decibel"]
 
+UNKNOWN_SCALE = "digital numbers of unknown scale"
 WHOLE = slice(None)
 EMPTY_SIDE = 5
 """Side in pixels of the smallest square of zeros that counts as no data; dark water has single zeros too."""
@@ -114,7 +115,7 @@ class Raster:
 
     pixels: Pixels = field(repr=False)
     quantity: Quantity
-    calibration: str = "digital numbers of unknown scale"
+    calibration: str = UNKNOWN_SCALE
     names: tuple[str, ...] = ()
     georeference: Georeference | None = field(default=None, repr=False)
     nodata: float | None = None

@@ -19,6 +19,7 @@ from domains.sar.formats.numpy_files import read_npy
 from domains.sar.formats.safe import is_safe, is_tops, key_of, measurements
 from domains.sar.raster import ArrayPixels, Raster
 from domains.sar.survey import Survey, survey
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -28,6 +29,8 @@ DECIBELS = (-120.0, 60.0)
 """Range outside which negative values are no decibels."""
 SENTINELS = (-32768.0, -9999.0, -99.0)
 """Values that producers use for missing pixels without saying so."""
+SATURATED = 0.02
+"""Share of pixels at the highest value from which on an image is saturated; bright targets are fewer."""
 _ZIP = b"PK\x03\x04"
 
 
@@ -118,12 +121,14 @@ class RasterReader(Reader):
         if driver is not None:
             raster = read_gdal(source, driver, limits)
             if driver in QUICKLOOKS:
-                warnings.append("An 8-bit grey picture: its values are taken as amplitude of unknown scale.")
+                text = "An 8-bit grey picture: its values are taken as amplitude of unknown scale."
+                warnings.append(Doubt(text, "scale_assumed"))
             if is_tops(source.name):
-                warnings.append(
+                text = (
                     "A TOPS swath: its bursts lie below one another with black seams, and their Doppler centroid moves "
                     "along azimuth; deramped single bursts give better results."
                 )
+                warnings.append(Doubt(text, "geometry"))
             yield self._sample(key_of(source.name), raster, warnings)
         elif head.startswith(NPY_MAGIC):
             yield self._sample("", read_npy(source, limits), warnings)
@@ -144,7 +149,12 @@ class RasterReader(Reader):
         found = survey(raster.band(0))
         self._check(raster, found)
         if found.valid < 0.99:
-            doubts.append(f"{1 - found.valid:.0%} of the pixels hold no data; they are left out.")
+            text = f"{1 - found.valid:.0%} of the pixels hold no data; they are left out."
+            doubts.append(Doubt(text, "missing_data"))
+        if raster.in_memory and raster.quantity != "complex":
+            share = float((raster.values == np.float32(found.high)).mean())
+            if share >= SATURATED:
+                doubts.append(Doubt(f"{share:.0%} of the pixels have the highest value: saturated.", "clipped"))
         facts = {
             "rows": rows,
             "columns": columns,
@@ -188,7 +198,8 @@ def _settled(raster: Raster) -> tuple[Raster, list[str]]:
     if raster.nodata is None:
         marked = next((s for s in SENTINELS if np.count_nonzero(finite == s) > 1), None)
         if marked is not None:
-            doubts.append(f"Pixels of {marked:g} are taken as missing, although the file does not say so.")
+            text = f"Pixels of {marked:g} are taken as missing, although the file does not say so."
+            doubts.append(Doubt(text, "missing_data"))
             raster = dataclasses.replace(raster, nodata=marked)
     finite = finite[finite != raster.nodata] if raster.nodata is not None else finite
     if not finite.size or finite.min() >= 0:
@@ -201,7 +212,7 @@ def _settled(raster: Raster) -> tuple[Raster, list[str]]:
             "decibels; complex data need both parts",
             code="bad_values",
         )
-    doubts.append("Negative values: taken as decibels.")
+    doubts.append(Doubt("Negative values: taken as decibels.", "scale_assumed"))
     return dataclasses.replace(raster, quantity="decibel", calibration="decibels, as the file has them"), doubts
 
 

@@ -20,6 +20,7 @@ from domains.speech.containers import (
     wav_layout,
 )
 from domains.speech.plain import kind_of, parse_samples
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Reader, Sample, Source, Span
 
@@ -31,6 +32,14 @@ LOUD = 1.5
 """Peak above which samples cannot be meant to have full scale 1; a resampled or clipped recording stays below."""
 UNKNOWN_LENGTH = 1 << 62
 """Frames from which on libsndfile means that the header states none."""
+QUIET = 1e-3
+"""Peak below which 16-bit audio has some 30 steps left to either side (-60 dB of full scale)."""
+FULL_SCALE = 0.9999
+"""Level that counts as full scale; 16-bit audio reaches 0.99997."""
+CLIPPED_SHARE = 0.001
+"""Share of samples at full scale above which speech looks clipped; unclipped speech touches it now and then."""
+OFFSET = 0.1
+"""Mean relative to the peak above which a recording has an offset worth saying."""
 MP3_FRAME = 1_152
 """Samples in a frame of an MP3."""
 _ENCODINGS = frozenset(
@@ -155,7 +164,7 @@ class AudioReader(Reader):
             elif container in ("aiff", "nist") and (missing := missing_bytes(stream, size, container)):
                 raise InvalidInput(f"the file is cut off: {missing:,} bytes are missing", code="truncated")
             elif container == "ogg" and not ogg_is_complete(stream, size):
-                warnings.append("The OGG stream has no end mark; the recording may be cut off.")
+                warnings.append(Doubt("The OGG stream has no end mark; the recording may be cut off.", "truncated"))
             stream.seek(0)
             return self._decode(stream, container, span, warnings)
 
@@ -196,7 +205,7 @@ class AudioReader(Reader):
                 )
             # An MP3's length is an estimate unless a tag states it.
             if stop - start - len(samples) > 2 * MP3_FRAME:
-                warnings.append("The MP3 is shorter than announced; the recording may be cut off.")
+                warnings.append(Doubt("The MP3 is shorter than announced; the recording may be cut off.", "truncated"))
         return self._sample(samples, rate, channels, loudest, warnings)
 
     def _frames(self, sound: soundfile.SoundFile, span: Span | None, warnings: list[str]) -> tuple[int, int]:
@@ -214,7 +223,8 @@ class AudioReader(Reader):
                     code="empty_span",
                 )
             if span.stop is not None and round(span.stop * rate) > stop:
-                warnings.append(f"The span ends at {span.stop:g} s, after the recording does ({stop / rate:.3f} s).")
+                text = f"The span ends at {span.stop:g} s, after the recording does ({stop / rate:.3f} s)."
+                warnings.append(Doubt(text, "span_past_end"))
             elif span.stop is not None:
                 stop = round(span.stop * rate)
         self._check_size(stop - start, rate)
@@ -271,23 +281,35 @@ class AudioReader(Reader):
         return Sample(data=waveform, warnings=(*warnings, *_doubts(samples, loudest)), metadata=facts)
 
 
-def _doubts(samples: np.ndarray, loudest: float) -> Iterator[str]:
+def _doubts(samples: np.ndarray, loudest: float) -> Iterator[Doubt]:
     """Yield what speaks against a recording that is accepted.
 
     Args:
         samples: The mix, ``(samples,)``.
         loudest: Root mean square of its loudest channel.
     """
-    peak = float(np.abs(samples).max())
+    lowest, highest = float(samples.min()), float(samples.max())
+    peak = max(-lowest, highest)
     level = float(np.sqrt(np.square(samples, dtype=np.float64).mean()))
     if level < CANCELLED * loudest:
-        yield "The channels cancel each other when mixed down; the embedding carries next to nothing."
+        text = "The channels cancel each other when mixed down; the embedding carries next to nothing."
+        yield Doubt(text, "cancelled")
     elif peak == 0:
-        yield "The recording is digital silence; the embedding carries nothing."
-    elif samples.min() == samples.max():
-        yield "The recording is one constant value; the embedding carries nothing."
+        yield Doubt("The recording is digital silence; the embedding carries nothing.", "silent")
+    elif lowest == highest:
+        yield Doubt("The recording is one constant value; the embedding carries nothing.", "constant")
+    elif peak < QUIET:
+        yield Doubt(f"The loudest sample is {peak:.2g} of full scale: next to silence in 16-bit audio.", "too_quiet")
     if peak > LOUD:
-        yield f"Samples reach {peak:.3g} where full scale is 1; check the scaling."
+        yield Doubt(f"Samples reach {peak:.3g} where full scale is 1; check the scaling.", "scale_implausible")
+    elif peak >= FULL_SCALE and lowest != highest:
+        # Of the mix: where one channel alone is overdriven, its mean with the others stays below full scale.
+        share = float((np.abs(samples) >= FULL_SCALE).mean())
+        if share >= CLIPPED_SHARE:
+            yield Doubt(f"{share:.1%} of the samples stand at full scale; the recording looks clipped.", "clipped")
+    offset = float(samples.mean(dtype=np.float64))
+    if lowest != highest and abs(offset) > OFFSET * peak:
+        yield Doubt(f"The recording has a constant offset of {offset:+.2g}.", "dc_offset")
 
 
 def _with_data_size(stream: BinaryIO, layout: WavLayout) -> BinaryIO:

@@ -22,6 +22,9 @@ def embed(
     layer: Annotated[str | None, typer.Option(help="Hidden state: an index, average, or all.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     batch_cost: Annotated[int | None, typer.Option(help="Largest padded cost of one forward.")] = None,
+    sanity: Annotated[
+        str | None, typer.Option(help="flags: write what speaks against each input, and the facts read with it.")
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Print each sample beside the nearest known ones of the model."),
@@ -44,6 +47,8 @@ def embed(
         raise UnsupportedOption(
             "token states do not fit one table; use hub.from_pretrained(...).embed()", param="pooling"
         )
+    if sanity not in (None, "flags"):
+        raise UnsupportedOption(f"--sanity {sanity}: only 'flags' is offered", param="sanity")
     embedder = from_pretrained(model, device=device)
     files: list[Any] = []
     for path in inputs:
@@ -66,7 +71,7 @@ def embed(
             on_input=lambda name: advance(),
         )
     if len(result):
-        _write(result, output, kind)
+        _write(result, output, kind, _sanity(result) if sanity else [])
         typer.echo(f"{len(result)} embeddings of {result.vectors[0].shape[-1]} dimensions in {output}", err=True)
     warned = [(item[0], text) for item, texts in zip(result.items, result.warnings, strict=True) for text in texts]
     for source, text in warned:
@@ -111,12 +116,30 @@ class _progress:  # used like a function
         self.bar.stop()
 
 
-def _rows(result: Any) -> Iterator[dict[str, Any]]:
-    for (source, key), vector, warnings in zip(result.items, result.vectors, result.warnings, strict=True):
-        yield {"source": source, "key": key, "embedding": vector.tolist(), "warnings": list(warnings)}
+def _sanity(result: Any) -> list[dict[str, Any]]:
+    """Return for each sample the columns that ``--sanity`` adds."""
+    return [
+        {"flags": list(flags), "facts": dict(facts)} for flags, facts in zip(result.flags, result.facts, strict=True)
+    ]
 
 
-def _write(result: Any, output: Path, kind: str) -> None:
+def _rows(result: Any, sanity: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row, ((source, key), vector, warnings) in enumerate(
+        zip(result.items, result.vectors, result.warnings, strict=True)
+    ):
+        more = sanity[row] if sanity else {}
+        yield {"source": source, "key": key, "embedding": vector.tolist(), "warnings": list(warnings), **more}
+
+
+def _as_text(sanity: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the columns as text: codes side by side, all else as JSON."""
+    names = list(sanity[0]) if sanity else []
+    return {
+        name: [" ".join(row[name]) if name == "flags" else json.dumps(row[name]) for row in sanity] for name in names
+    }
+
+
+def _write(result: Any, output: Path, kind: str, sanity: list[dict[str, Any]]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     if kind == "npy":
         import csv
@@ -126,11 +149,12 @@ def _write(result: Any, output: Path, kind: str) -> None:
         np.save(output, result.vectors)
         with output.with_suffix(".npy.items.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(["source", "key"])
-            writer.writerows(result.items)
+            columns = _as_text(sanity)
+            writer.writerow(["source", "key", *columns])
+            writer.writerows((*item, *more) for item, *more in zip(result.items, *columns.values(), strict=True))
     elif kind == "jsonl":
         with output.open("w", encoding="utf-8") as stream:
-            for row in _rows(result):
+            for row in _rows(result, sanity):
                 stream.write(json.dumps(row) + "\n")
     else:
         import pyarrow as pa
@@ -138,10 +162,11 @@ def _write(result: Any, output: Path, kind: str) -> None:
 
         width = result.vectors.shape[1]
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(result.vectors.reshape(-1)), width)
-        columns = {
+        table = {
             "source": pa.array([s for s, _ in result.items]),
             "key": pa.array([k for _, k in result.items]),
             "embedding": vectors,
             "warnings": pa.array([list(w) for w in result.warnings], pa.list_(pa.string())),
+            **{name: pa.array(texts) for name, texts in _as_text(sanity).items()},
         }
-        pq.write_table(pa.table(columns), output)
+        pq.write_table(pa.table(table), output)

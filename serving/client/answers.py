@@ -93,12 +93,23 @@ class ModelEntry(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Item:
-    """Where an embedding came from: the index of its input, the file's name, and which sample of it."""
+    """Where an embedding came from, and, where ``sanity`` was asked for, how far its input can be trusted.
+
+    Attributes:
+        input: Index of its input.
+        source: The file's name.
+        key: Which sample of it.
+        warnings: What to know about it although it was accepted.
+        flags: The same in codes.
+        facts: Read with it.
+    """
 
     input: int
     source: str | None
     key: str
     warnings: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,15 @@ def _decoded(entry: dict[str, Any]) -> Vector:
 
 def _item(entry: dict[str, Any], numbers: Sequence[int]) -> Item:
     item = entry["item"]
-    return Item(numbers[item["input"]], item.get("source"), item["key"], tuple(entry.get("warnings", ())))
+    sanity = entry.get("sanity", {})
+    return Item(
+        numbers[item["input"]],
+        item.get("source"),
+        item["key"],
+        tuple(entry.get("warnings", ())),
+        tuple(sanity.get("flags", ())),
+        sanity.get("facts", {}),
+    )
 
 
 def _unusable(entry: dict[str, Any], numbers: Sequence[int]) -> Unusable:

@@ -143,6 +143,7 @@ class Client(_Base):
         pooling: str | None = None,
         layer: int | str | None = None,
         dimensions: int | None = None,
+        sanity: str | None = None,
         deadline: float | None = None,
         on_error: OnError = "raise",
         progress: bool = False,
@@ -157,6 +158,7 @@ class Client(_Base):
             pooling: One of the model's poolings, or ``"none"`` for token states.
             layer: Index of a hidden state, ``"average"`` or ``"all"``.
             dimensions: Keep so many numbers and scale to length 1.
+            sanity: ``"flags"``: say in ``items`` what speaks against each input, and the facts read with it.
             deadline: Seconds after which the service shall give up a request.
             on_error: ``"raise"`` at the first input that cannot be used, or ``"collect"`` those in ``errors``.
             progress: Draw a bar on standard error.
@@ -166,7 +168,7 @@ class Client(_Base):
             OSError: A file cannot be read.
         """
         parts = parts_of(inputs)
-        call = _Collected(_fields(model, pooling, layer, dimensions), on_error, _headers(deadline))
+        call = _Collected(_fields(model, pooling, layer, dimensions, sanity), on_error, _headers(deadline))
         if len(parts) > 1 and model not in self._limits:
             self._note_limits(model, self.model(model))
         with _bar(len(parts), progress) as advance:
@@ -267,13 +269,14 @@ class AsyncClient(_Base):
         pooling: str | None = None,
         layer: int | str | None = None,
         dimensions: int | None = None,
+        sanity: str | None = None,
         deadline: float | None = None,
         on_error: OnError = "raise",
         progress: bool = False,
     ) -> Embeddings:
         """Embed files or plain values; arguments, result and errors are those of `Client.embed`."""
         parts = parts_of(inputs)
-        call = _Collected(_fields(model, pooling, layer, dimensions), on_error, _headers(deadline))
+        call = _Collected(_fields(model, pooling, layer, dimensions, sanity), on_error, _headers(deadline))
         if len(parts) > 1 and model not in self._limits:
             self._note_limits(model, await self.model(model))
         plan = iter(self._plan(model, parts))
@@ -328,9 +331,11 @@ async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _fields(model: str, pooling: str | None, layer: int | str | None, dimensions: int | None) -> dict[str, Any]:
+def _fields(
+    model: str, pooling: str | None, layer: int | str | None, dimensions: int | None, sanity: str | None
+) -> dict[str, Any]:
     fields = {"model": model, "encoding_format": "base64"}
-    return {**fields, "pooling": pooling, "layer": layer, "dimensions": dimensions}
+    return {**fields, "pooling": pooling, "layer": layer, "dimensions": dimensions, "sanity": sanity}
 
 
 def _headers(deadline: float | None) -> dict[str, str]:

@@ -23,6 +23,7 @@ from hub.cards import Card
 from hub.catalog import Checkpoint
 from hub.configuration import EmbeddingConfig
 from hub.domain import Domain, System
+from hub.doubts import Doubt
 from hub.embedder import Embedder
 from hub.errors import InvalidInput, TooLarge, UnknownModel, UnsupportedFormat
 from hub.modeling import EmbeddingModel, EncoderOutput, TaskFile
@@ -79,8 +80,8 @@ class NumberReader(Reader):
             raise InvalidInput("something is no number", code="no_number") from None
         if not all(map(math.isfinite, values)):
             raise InvalidInput("a number is not finite", code="not_finite")
-        warnings = ("all numbers are zero",) if values and not any(values) else ()
-        return Sample(values, key, warnings)
+        warnings = (Doubt("all numbers are zero", "silent"),) if values and not any(values) else ()
+        return Sample(values, key, warnings, {"numbers": len(values)})
 
 
 class NumberProcessor(Processor):

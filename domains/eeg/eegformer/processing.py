@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from domains.eeg.eegformer.regions import regions_of
 from domains.eeg.eegformer.spectrum import FrontEnd
 from domains.eeg.eegformer.windowing import Conditioning, Window, WindowReader, cut
 from domains.eeg.reading import EegReader
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Sample
@@ -137,6 +138,20 @@ class EEGFormerProcessor(Processor):
         windows = max(1, -(-samples // self.window_samples))
         rows, tokens = self._front_end.rows_and_tokens(min(samples, self.window_samples))
         return max(1, windows * len(recording.channels) * rows * tokens)
+
+    def doubts(self, sample: Sample) -> Iterator[Doubt]:
+        """Yield whether a window is much shorter, or its band narrower, than what the model learnt from."""
+        # The samples of a window are at the model's rate already; the recording's is among its facts.
+        rate = float(sample.metadata.get("sampling_rate", sample.data.sampling_rate))
+        highest = self.high or self.freq_max
+        if rate / 2 < highest:
+            text = (
+                f"Recorded at {rate:g} Hz: the model reads up to {highest:g} Hz, and finds nothing above {rate / 2:g}."
+            )
+            yield Doubt(text, "upsampled")
+        if sample.data.seconds < self.window_seconds / 2:
+            text = f"It lasts {sample.data.seconds:.3g} s; the model learnt from windows of {self.window_seconds:g} s."
+            yield Doubt(text, "length_out_of_range")
 
     def condition(self, sample: Sample) -> Window:
         """Return a sample's recording at this processor's rate, reference and band.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from domains.eeg.preparation import bandpass, label_of, notch, rereference, resample
 from domains.eeg.reading import EegReader
 from domains.eeg.recording import Recording
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.reading import Reader, Sample, Source, Span
 
@@ -164,10 +165,11 @@ class WindowReader(Reader):
             warnings = sample.warnings
             # Resampling rounds a length to whole samples: one of them is nothing that was recorded.
             if first == starts[-1] and total - last > 1:
-                warnings += (
+                text = (
                     f"The last {(total - last) / rate:.3g} s of the recording were left out: they fill no further "
-                    f"window of {self.window_seconds:g} s.",
+                    f"window of {self.window_seconds:g} s."
                 )
+                warnings += (Doubt(text, "dropped_part"),)
             key = f"{begin:.6g}-{end:.6g}s"
             yield replace(sample, data=window, key=key, metadata=facts, warnings=warnings)
 

@@ -13,6 +13,7 @@ from domains.eeg.channels import choose
 from domains.eeg.formats.common import Limits, Raw, Rows, volts_per
 from domains.eeg.formats.edf_header import EdfHeader, EdfSignal, read_header
 from domains.eeg.recording import Annotation, cut_annotations
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.reading import Source, Span
 
@@ -41,7 +42,7 @@ def read_edf(source: Source, span: Span | None, limits: Limits, keep_all: bool) 
     rows, notes = choose([s.label for s in signals], fit, keep_all)
     chosen, rates = [signals[i] for i in rows], [rates[i] for i in rows]
     if unitless := sum(not s.unit for s in chosen):
-        notes.append(f"{unitless} channels state no unit; microvolts are assumed.")
+        notes.append(Doubt(f"{unitless} channels state no unit; microvolts are assumed.", "unit_assumed"))
     first, last = _record_range(header, span)
     seconds = (last - first) * header.record_seconds
     limits.check_size(len(chosen), seconds * max(rates), max(rates))
@@ -49,7 +50,8 @@ def read_edf(source: Source, span: Span | None, limits: Limits, keep_all: bool) 
     if header.discontinuous and onsets:
         gaps = int((np.diff(onsets) > header.record_seconds + 1e-3).sum())
         annotations = _joined(annotations, onsets, header.record_seconds)
-        warnings += [f"The recording was interrupted ({gaps} times); its pieces are joined."] if gaps else []
+        text = f"The recording was interrupted ({gaps} times); its pieces are joined."
+        warnings += [Doubt(text, "joined_parts")] if gaps else []
     elif onsets:
         annotations = [note._replace(onset=note.onset - onsets[0]) for note in annotations]
     start = first * header.record_seconds

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from domains.eeg.channels import canonical, shown
 from domains.eeg.formats.common import Limits
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge
 from hub.reading import Source
 
@@ -163,9 +164,8 @@ def _records(stated: bytes, present: int, record_bytes: int, name: str) -> tuple
     whole, rest = divmod(present, record_bytes)
     if records == -1 and whole:
         left = f" An unfinished record of {rest:,} bytes at its end is left out." if rest else ""
-        return whole, [
-            f"The {name} file was never closed: its header gives no length, {whole} records are there.{left}"
-        ]
+        text = f"The {name} file was never closed: its header gives no length, {whole} records are there.{left}"
+        return whole, [Doubt(text, "truncated")]
     if records < 1:
         raise InvalidInput(
             f"the header announces {records} data records; the file has room for {whole}", code="bad_header"

@@ -12,6 +12,7 @@ from domains.eeg.channels import choose
 from domains.eeg.formats.common import Limits, Raw, sample_range
 from domains.eeg.formats.matlab import read_matlab
 from domains.eeg.recording import Annotation, cut_annotations
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Source, Span
 
@@ -55,7 +56,7 @@ def read_eeglab(source: Source, span: Span | None, limits: Limits, keep_all: boo
     data = _data(fields, source, channels, samples)
     marks = _events(fields, rate)
     if any(mark.label.lower() == "boundary" for mark in marks):
-        notes.append("Stretches were cut out of the recording; its pieces are joined.")
+        notes.append(Doubt("Stretches were cut out of the recording; its pieces are joined.", "joined_parts"))
     return Raw(
         np.array(data[rows, first:last], np.float64) * 1e-6,
         [rate] * len(rows),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from domains.eeg.formats.common import volts_per
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.reading import Source
 
@@ -56,10 +57,11 @@ class Stated:
             return known, []
         if self.assumed_rate is None:
             raise InvalidInput(f"nothing says the sampling rate; {HOW_TO_SAY}", code="no_sampling_rate")
-        return self.assumed_rate, [
+        text = (
             f"Nothing says the sampling rate: {self.assumed_rate:g} Hz is assumed, and every frequency is wrong if it "
             f"is another. To be sure, {HOW_TO_SAY}."
-        ]
+        )
+        return self.assumed_rate, [Doubt(text, "rate_assumed")]
 
 
 def read_sidecar(source: Source) -> Stated:

@@ -14,6 +14,7 @@ from domains.eeg.channels import canonical, choose, is_electrode
 from domains.eeg.formats.common import Limits, Raw, sample_range
 from domains.eeg.formats.sidecar import Stated
 from domains.eeg.recording import Annotation, cut_annotations
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Source, Span
 
@@ -185,10 +186,10 @@ def _rate(times: NDArray[np.float64], unit: str, table: _Table, limits: Limits) 
     """Return the rate by a time column, Hz, and a warning where its unit is a guess."""
     if len(times) < 2 or times[-1] == times[0]:
         return None, []
-    doubts = []
+    doubts: list[str] = []
     rate = (len(times) - 1) / (times[-1] - times[0])
     if unit == "ms" or (not unit and abs(rate) < limits.min_sampling_rate <= 1000 * abs(rate)):
-        doubts += [] if unit else ["The time column is taken as milliseconds."]
+        doubts += [] if unit else [Doubt("The time column is taken as milliseconds.", "unit_assumed")]
         times, rate = times / 1000, rate * 1000
     steps = np.diff(times)
     for place, what in ((np.argmin(steps), "goes back by"), (np.argmax(steps), "jumps forward by")):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from rdkit import Chem
 from torch import Tensor
 from torch_geometric.data import Data
 
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Reader, Sample
+
+DRUG_ELEMENTS = frozenset({6, 7, 8, 9, 15, 16, 17, 35, 53})
+"""C, N, O, F, P, S, Cl, Br and I: all that 24,445 drug-like molecules of ZINC hold."""
+DRUG_ATOMS = 50
+"""Heavy atoms; the largest of those molecules has 38."""
 
 
 class Graph(NamedTuple):
@@ -71,6 +78,18 @@ class MoleculeProcessor(Processor):
         from domains.graphs.reading import GraphReader
 
         return GraphReader(max_atoms=self.max_atoms)
+
+    def doubts(self, sample: Sample) -> Iterator[Doubt]:
+        """Yield whether a molecule is of elements, or of a size, that drug-like libraries do not hold."""
+        data: Data = sample.data
+        if "smiles" not in data:
+            return
+        if rare := sorted(set((data.x[:, 0] + 1).tolist()) - DRUG_ELEMENTS):
+            names = ", ".join(Chem.GetPeriodicTable().GetElementSymbol(number) for number in rare)
+            yield Doubt(f"It holds {names}, which drug-like molecules hardly do.", "unusual_content")
+        if data.num_nodes > DRUG_ATOMS:
+            text = f"It has {data.num_nodes} atoms; drug-like molecules have at most some {DRUG_ATOMS}."
+            yield Doubt(text, "length_out_of_range")
 
     def cost(self, sample: Sample) -> int:
         """Return the number of atoms."""

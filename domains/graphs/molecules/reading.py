@@ -14,6 +14,7 @@ from typing import Protocol
 from rdkit import Chem, RDLogger
 
 from domains.graphs.molecules.vocabulary import featurise
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Sample, Source
 
@@ -69,7 +70,15 @@ def _sample(molecule: Chem.Mol, smiles: str, key: str, limits: Limits) -> Sample
     atoms = molecule.GetNumAtoms()
     if atoms > limits.max_nodes:
         raise TooLarge(f"the molecule has {atoms} atoms; at most {limits.max_nodes} are read")
-    return Sample(featurise(molecule, smiles), key)
+    graph = featurise(molecule, smiles)
+    fragments = len(Chem.GetMolFrags(molecule))
+    doubts = []
+    if fragments > 1:
+        text = f"{fragments} fragments side by side, as of a salt or mixture: one vector stands for all of them."
+        doubts.append(Doubt(text, "isolated"))
+    elif atoms == 1:
+        doubts.append(Doubt("A single atom: there is no bond to learn from.", "isolated"))
+    return Sample(graph, key, tuple(doubts), {"atoms": atoms, "bonds": molecule.GetNumBonds(), "fragments": fragments})
 
 
 def _why_not(molecule: Chem.Mol | None) -> str:

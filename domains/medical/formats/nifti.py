@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from domains.medical.formats.limits import Limits
 from domains.medical.formats.quiet import quietly
 from domains.medical.geometry import check_affine, spacing_of
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, UnsupportedFormat
 from hub.reading import Source
 
@@ -247,13 +248,13 @@ def _affine(header: Any) -> tuple[NDArray[np.float64], bool, list[str]]:
             raise InvalidInput("the quaternion of the header (qform) is no rotation", code="affine") from None
     else:
         affine = np.diag([*sizes, 1.0])
-        doubts.append(
-            "The header tells no orientation: axes from left to right, back to front, foot to head are taken."
-        )
+        text = "The header tells no orientation: axes from left to right, back to front, foot to head are taken."
+        doubts.append(Doubt(text, "orientation_assumed"))
     affine = np.asarray(affine, np.float64)
     check_affine(affine)
     if not np.allclose(spacing_of(affine), sizes, rtol=0.01):
-        doubts.append("The header states two different voxel sizes; those of its affine are taken.")
+        text = "The header states two different voxel sizes; those of its affine are taken."
+        doubts.append(Doubt(text, "spacing_assumed"))
     affine[:3] *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine, oriented, doubts
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from domains.medical.formats.limits import Limits
 from domains.medical.formats.quiet import quietly
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Source
 
@@ -77,7 +78,7 @@ def read_picture(source: Source, kind: str, limits: Limits) -> Picture:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
         image = image.convert("L" if grey else "RGB")
-        warnings.append("The picture has an alpha channel: it is laid over black.")
+        warnings.append(Doubt("The picture has an alpha channel: it is laid over black.", "converted"))
     elif image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     values = np.asarray(image, np.float32) / np.float32(255)

@@ -17,6 +17,7 @@ from domains.medical.formats.pixels import values_of, window_of
 from domains.medical.formats.quiet import quietly
 from domains.medical.geometry import stack
 from hub.archives import DAMAGE, check_members
+from hub.doubts import Doubt
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Source
 
@@ -81,9 +82,11 @@ def assemble(files: Sequence[DicomFile], limits: Limits) -> Series:
     doubts = list(stacked.warnings)
     if first.grid.photometric == "MONOCHROME1":
         window = _invert(values, window)
-        doubts.append("MONOCHROME1: the values are inverted within their range, so that bright is high.")
+        text = "MONOCHROME1: the values are inverted within their range, so that bright is high."
+        doubts.append(Doubt(text, "inverted"))
     if any(f.burned_in for f in files):
-        doubts.append("The header says that text is burned into the pixels; it may name the patient.")
+        text = "The header says that text is burned into the pixels; it may name the patient."
+        doubts.append(Doubt(text, "identity_risk"))
     syntaxes = sorted({syntax_name(f.syntax) for f in files})
     return Series(
         values,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,14 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from domains.music.audio import QUALITIES, Audio, mono_at
+from domains.music.levels import TELEPHONE_RATE
 from domains.music.reading import MusicReader
+from hub.doubts import Doubt
 from hub.processing import Processor
 from hub.reading import Sample
+
+LONGEST = 30.0
+"""Seconds beyond which a recording is longer than the clips that MERT is used and tested with."""
 
 
 def normalised(waveform: Tensor) -> Tensor:
@@ -75,6 +80,20 @@ class MertProcessor(Processor):
         """Return the frames that the sample will have."""
         audio: Audio = sample.data
         return max(1, self.frames(round(audio.frames * self.sampling_rate / audio.sampling_rate)))
+
+    def doubts(self, sample: Sample) -> Iterator[Doubt]:
+        """Yield whether the recording's band is narrower, or its length greater, than what the model learnt from."""
+        audio: Audio = sample.data
+        # Telephone rates the reader has spoken of already.
+        if TELEPHONE_RATE < audio.sampling_rate < self.sampling_rate:
+            text = (
+                f"Recorded at {audio.sampling_rate} Hz: the model, which reads {self.sampling_rate} Hz, sees nothing "
+                f"above {audio.sampling_rate // 2} Hz."
+            )
+            yield Doubt(text, "upsampled")
+        if audio.seconds > LONGEST:
+            text = f"It lasts {audio.seconds:.0f} s: one vector is the mean over many windows, and parts may differ."
+            yield Doubt(text, "length_out_of_range")
 
     def waveform(self, sample: Sample) -> Tensor:
         """Return the mono recording at the model's rate and its own level, ``(samples,)`` float32."""

@@ -22,6 +22,8 @@ from domains.network.flow import Flow
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.reading import Span
 
+SNAPPED = 96
+"""Bytes of a packet that hold all that becomes tokens: link and IP headers, TCP with options, 12 bytes of payload."""
 _PILE = 1 << 17
 """Packets held from which on flows that another has replaced are handed out before the end."""
 
@@ -121,6 +123,9 @@ class Extraction:
         if self.seen > self.limits.max_packets:
             raise TooLarge(f"more than {self.limits.max_packets:,} packets; split the capture")
         self._links.update(np.unique(frames.link).tolist())
+        if ((frames.captured - frames.start < SNAPPED) & (frames.captured < frames.wire)).any():
+            text = f"Packets were captured in part, some to fewer than {SNAPPED} bytes: what follows them is missing."
+            self.notes.add("snapped", text)
         start, kind = network_layer(frames)
         found = datagrams(frames.data, start, frames.captured, frames.wire, kind, self.compat)
         table = packets(frames.data, found, self.compat)

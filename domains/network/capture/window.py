@@ -9,11 +9,21 @@ from typing import Any
 
 import pyarrow as pa
 
+from hub.doubts import Doubt
 from hub.errors import TooLarge
 from hub.reading import Source
 
 CHUNK = 1 << 22
 """Bytes read at once: about ten thousand packets, enough that what is done once a chunk does not show."""
+FLAG_OF = {
+    "truncated_tail": "truncated",
+    "corrupt_record": "damaged",
+    "corrupt_block": "damaged",
+    "flows_closed_early": "split_part",
+    "unsupported_link_type": "dropped_part",
+    "snapped": "cut_values",
+}
+"""Flag of each kind of damage; see `hub.doubts.FLAGS`."""
 _PIECE = 1 << 17
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -34,9 +44,9 @@ class Notes:
         """Keep a sentence, the first of its code."""
         self.texts.setdefault(code, text)
 
-    def sentences(self) -> tuple[str, ...]:
-        """Return the sentences, each with its code, so that a program can tell them apart."""
-        return tuple(f"{text} ({code})" for code, text in self.texts.items())
+    def sentences(self) -> tuple[Doubt, ...]:
+        """Return the sentences, each with its own code at the end and the flag that it falls under."""
+        return tuple(Doubt(f"{text} ({code})", FLAG_OF[code]) for code, text in self.texts.items())
 
 
 class Window:

@@ -16,6 +16,7 @@ from domains.sar.merlin.configuration import MULTIPLE
 from domains.sar.raster import WHOLE, Raster
 from domains.sar.reading import RasterReader
 from domains.sar.survey import survey
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Sample, Source, Span
@@ -103,19 +104,20 @@ class MerlinReader(RasterReader):
         warnings = list(self._doubts_of_level(found.rms))
         if self.wants_complex:
             if min(found.edge_power) > WHITE:
-                warnings.append(
+                text = (
                     "The spectrum is flat up to its edges: the speckle is white, as no real system leaves it, and the "
                     "network, trained on correlated speckle, will leave much of it in and change the mean."
                 )
+                warnings.append(Doubt(text, "spectrum"))
             if max(found.asymmetry) > LOPSIDED:
-                warnings.append(
+                text = (
                     "The spectrum is not symmetric even when centred, so real and imaginary parts are not independent; "
                     "less speckle will be removed."
                 )
+                warnings.append(Doubt(text, "spectrum"))
             if raster.georeference is not None and raster.georeference.transform is not None:
-                warnings.append(
-                    "The image is geocoded: resampling moves and shapes the spectrum; despeckle in radar geometry."
-                )
+                text = "The image is geocoded: resampling moves and shapes the spectrum; despeckle in radar geometry."
+                warnings.append(Doubt(text, "geometry"))
         return warnings, found.rms
 
     def _doubts_of_level(self, rms: float) -> Iterator[str]:
@@ -124,10 +126,11 @@ class MerlinReader(RasterReader):
         consequence = "too dark an image keeps its speckle and becomes biased"
         if self.target_rms:
             consequence = f"it is scaled to {self.target_rms:g} for the network, and back"
-        yield (
+        text = (
             f"The root mean square amplitude is {rms:.4g}; the network was trained for {self.min_rms:g} to "
             f"{self.max_rms:g}: {consequence}."
         )
+        yield Doubt(text, "level_out_of_range")
 
 
 class MerlinProcessor(Processor):

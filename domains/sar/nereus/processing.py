@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from domains.sar.nereus.intensity import BRIGHTEST, decibels, grow, read_power, shrink
-from domains.sar.raster import Raster
+from domains.sar.raster import UNKNOWN_SCALE, Raster
 from domains.sar.reading import RasterReader
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Sample
@@ -96,6 +97,16 @@ class NereusProcessor(Processor):
     def cost(self, sample: Sample) -> int:
         """Return the pixels that the model will see, the same for every image."""
         return self.size * self.size
+
+    def doubts(self, sample: Sample) -> Iterator[Doubt]:
+        """Yield what of size and scale is unlike the images of pretraining."""
+        _, rows, columns = sample.data.shape
+        if self.reference == "absolute" and sample.data.calibration == UNKNOWN_SCALE:
+            text = "Nothing states the calibration, and the model learnt from one calibrated product."
+            yield Doubt(text, "scale_assumed")
+        if min(rows, columns) < self.size / 2:
+            text = f"{rows} x {columns} pixels are enlarged to {self.size} x {self.size}, with little in them."
+            yield Doubt(text, "length_out_of_range")
 
     def relative_power(self, sample: Sample) -> Tensor:
         """Return the image before it is resized: ``(rows, columns)`` float32 power over the reference's.

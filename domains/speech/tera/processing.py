@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from transformers import BatchFeature
 
 from domains.speech.reading import AudioReader, Waveform
 from domains.speech.tera.features import FrontEnd, pad_frames
+from hub.doubts import Doubt
 from hub.errors import InvalidInput
 from hub.processing import Processor
 from hub.reading import Sample
@@ -111,6 +112,14 @@ class TeraProcessor(Processor):
         waveform: Waveform = sample.data
         samples = round(len(waveform.samples) * self.sampling_rate / waveform.sampling_rate)
         return max(1, self.features.frames(samples))
+
+    def doubts(self, sample: Sample) -> Iterator[Doubt]:
+        """Yield whether the recording's band is narrower than the model's."""
+        rate = sample.data.sampling_rate
+        if rate < self.sampling_rate:
+            own = self.sampling_rate
+            text = f"Recorded at {rate} Hz: the model, which reads {own} Hz, finds nothing above {rate // 2} Hz."
+            yield Doubt(text, "upsampled")
 
     def resample(self, sample: Sample) -> Tensor:
         """Return the waveform at this processor's rate, ``(samples,)`` float32.

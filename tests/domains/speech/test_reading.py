@@ -195,8 +195,9 @@ def test_a_folder_is_no_recording(tmp_path):
         (np.stack([VOICE, -VOICE], axis=1), "cancel each other"),
         (np.zeros((16_000, 2)), "digital silence"),
         (40 * VOICE, "full scale"),
+        (np.clip(5 * VOICE, -1, 1), "looks clipped"),
     ],
-    ids=["silence", "constant", "anti-phase", "silent stereo", "too loud"],
+    ids=["silence", "constant", "anti-phase", "silent stereo", "too loud", "clipped"],
 )
 def test_doubtful_recordings_are_accepted_with_a_warning(audio, text):
     sample = read(encode(audio, "float"))
@@ -205,7 +206,7 @@ def test_doubtful_recordings_are_accepted_with_a_warning(audio, text):
 
 
 def test_ordinary_recordings_carry_no_warning():
-    for audio in (VOICE, np.clip(5 * VOICE, -1, 1), np.stack([VOICE, np.zeros_like(VOICE)], axis=1)):
+    for audio in (VOICE, np.clip(VOICE, -1, 1), np.stack([VOICE, np.zeros_like(VOICE)], axis=1)):
         assert read(encode(audio, "float")).warnings == ()
 
 
