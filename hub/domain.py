@@ -23,6 +23,11 @@ from hub.errors import MissingDependency, UnknownDomain
 
 ENTRY_POINT_GROUP = "fmhub.domains"
 
+ROLES = ("reader", "samples", "baseline", "finetune", "explain", "preview", "examples")
+"""What a whole domain may name: its reader; writers of sample files; simple features; a preset for fine-tuning; flows
+and the like beside known ones; ``preview(sample, small=False) -> TaskFile``, a picture of a sample; ``examples() ->
+list[Source]``, small native files of known kinds, named after what they hold."""
+
 
 @dataclass(frozen=True)
 class System:
@@ -82,7 +87,7 @@ class Domain:
         package: Import name, for example ``domains.eeg``.
         folder: Where it lies.
         suffixes: File suffixes that a folder walk should pick up, with the dot.
-        references: Role to ``module:Name``: ``reader``, ``samples``, ``baseline``, ``finetune``, ``explain``.
+        references: Role to ``module:Name``, those of ``ROLES``.
         requires: Import names that must be present.
         install: The line that installs them.
         systems: Its systems by name.
@@ -110,7 +115,7 @@ class Domain:
             package=package,
             folder=folder,
             suffixes=tuple(data.get("suffixes", ())),
-            references={k: data[k] for k in ("reader", "samples", "baseline", "finetune", "explain") if k in data},
+            references={k: data[k] for k in ROLES if k in data},
             requires=tuple(data.get("requires", ())),
             install=data.get("install", ""),
             commands={n: Command(c["run"], c["help"]) for n, c in data.get("commands", {}).items()},

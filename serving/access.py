@@ -1,7 +1,7 @@
 """Who may come in: the layer that asks for a key, and what a key may see.
 
-Everything but ``/healthz`` and ``/readyz`` asks for a key once one is configured, unknown paths too: an outsider learns
-nothing of what there is.
+Everything but ``/healthz``, ``/readyz`` and the files of the playground asks for a key once one is configured, unknown
+paths too: an outsider learns nothing of what there is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from hub.errors import HubError
 from serving.config import CANARY, KeySettings, ServiceSettings
 from serving.errors import Forbidden, Overloaded, Unauthorized
 from serving.keys import KeyRing
+from serving.page import ASSETS
 from serving.problems import report
 
-OPEN_PATHS = ("/healthz", "/readyz")
-"""Asked by supervisors and balancers, which have no key; they then name no model."""
+OPEN_PATHS = frozenset({"/healthz", "/readyz", *ASSETS})
+"""Asked by supervisors and balancers, which have no key, and by a browser that is about to ask for one; no answer names
+a model."""
 
 
 class Gate:

@@ -28,6 +28,7 @@ from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
 from serving.lane import Lane
 from serving.middleware import Envelope
+from serving.playground.routes import NATIVE_FILE, PICTURE, Playground
 from serving.problems import ErrorReport
 from serving.schemas import (
     EmbeddingAnswer,
@@ -96,15 +97,32 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
         )
     app.add_exception_handler(HTTPException, http_error)
     routes = Routes(engine)
+    playground = Playground(engine, routes)
+    for path in page.ASSETS:
+        app.add_api_route(
+            path,
+            page.asset,
+            methods=["GET"],
+            response_model=None,
+            response_class=HTMLResponse,
+            include_in_schema=path == "/",
+        )
+    contents = {playground.example: NATIVE_FILE, playground.example_preview: PICTURE}
     for path, get, kind in (
-        ("/", routes.index, HTMLResponse),
         ("/healthz", routes.healthz, JSONResponse),
         ("/readyz", routes.readyz, JSONResponse),
         ("/metrics", routes.metrics, PlainTextResponse),
         ("/v1/models", routes.models, JSONResponse),
+        # Before the greedy path of the models' ids.
+        ("/v1/models/{model:path}/examples", playground.examples, JSONResponse),
+        ("/v1/models/{model:path}/examples/{name}", playground.example, Response),
+        ("/v1/models/{model:path}/examples/{name}/preview", playground.example_preview, Response),
         ("/v1/models/{model:path}", routes.model, JSONResponse),
     ):
-        app.add_api_route(path, get, methods=["GET"], response_model=None, response_class=kind, responses=_ERRORS)
+        good: dict[int | str, Any] = {200: contents[get]} if get in contents else {}
+        app.add_api_route(
+            path, get, methods=["GET"], response_model=None, response_class=kind, responses={**good, **_ERRORS}
+        )
     # A model's id may hold a slash; the greedy path leaves the last part to the route.
     for path, post, answer, forms in (
         ("/v1/embeddings", routes.embed, EmbeddingAnswer, _json_body(EmbeddingRequest)),
@@ -113,6 +131,13 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             routes.embed_with,
             EmbeddingAnswer,
             _json_body(ModelEmbeddingRequest) | _upload_body(Options),
+        ),
+        ("/v1/models/{model:path}/preview", playground.preview, None, _json_body(InputRequest) | _upload_body(None)),
+        (
+            "/v1/models/{model:path}/neighbours",
+            playground.neighbours,
+            TaskAnswer,
+            _json_body(InputRequest) | _upload_body(None),
         ),
         (
             "/v1/models/{model:path}/{task}",
@@ -126,7 +151,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             post,
             methods=["POST"],
             response_model=None,
-            responses={200: {"model": answer}, **_ERRORS},
+            responses={200: {"model": answer} if answer else PICTURE, **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
@@ -158,16 +183,16 @@ class Routes:
     async def embed(self, request: Request) -> Response:
         """Embed one or many inputs with the model that the body names."""
         label(request, "/v1/embeddings")
-        with self._body(request) as body:
+        with self.body(request) as body:
             spec = parse_request(EmbeddingRequest, await body.json())
-            self._lane(request, spec.model)
+            self.lane(request, spec.model)
             return await self._embed(request, spec.model, as_inputs(spec.input), spec, "input")
 
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
-        self._lane(request, model)
-        with self._body(request) as body:
+        self.lane(request, model)
+        with self.body(request) as body:
             if body.content_type == MULTIPART:
                 form = await body.form()
                 options = parse_request(Options, _numbers(form.fields))
@@ -179,31 +204,41 @@ class Routes:
     async def run_task(self, request: Request, model: str, task: str) -> Response:
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
         label(request, "/v1/models/{model}/{task}")
-        lane = self._lane(request, model)
+        lane = self.lane(request, model)
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
-        with self._body(request) as body:
-            kind, inputs = "file", []
-            if body.content_type == MULTIPART:
-                form = await body.form()
-                inputs = form.files
-                if form.fields:
-                    name = next(iter(form.fields))[:100]
-                    raise InvalidRequest(f"a task takes no field {name!r}", param=name, code="unknown_field")
-            else:
-                _check_json(body)
-                kind, inputs = "input", as_inputs(parse_request(InputRequest, await body.json()).input)
-            self._check_count(inputs, kind)
+        with self.body(request) as body:
+            kind, inputs = await self.task_inputs(body)
             label(request, model=model)
             call = call_of(request)
             outputs = await unless_gone(request, self._engine.run(model, task, inputs, kind=kind, call=call))
             with Encoding(self._engine.metrics, model, call):
                 return await answers.task_answer(model, task, inputs, outputs, call)
 
+    async def task_inputs(self, body: BodyReader) -> tuple[str, list[Input]]:
+        """Return the name of the field that holds the inputs of a task, and the inputs.
+
+        Raises:
+            InvalidRequest: There are none, or fields beside them.
+            BodyTooLarge: There are more than one request may have.
+        """
+        kind, inputs = "file", []
+        if body.content_type == MULTIPART:
+            form = await body.form()
+            inputs = form.files
+            if form.fields:
+                name = next(iter(form.fields))[:100]
+                raise InvalidRequest(f"a task takes no field {name!r}", param=name, code="unknown_field")
+        else:
+            _check_json(body)
+            kind, inputs = "input", as_inputs(parse_request(InputRequest, await body.json()).input)
+        self._check_count(inputs, kind)
+        return kind, inputs
+
     def _visible(self, request: Request) -> dict[str, Lane]:
         return {name: lane for name, lane in self._engine.lanes.items() if may_use(request, name)}
 
-    def _lane(self, request: Request, model: str) -> Lane:
+    def lane(self, request: Request, model: str) -> Lane:
         """Return a served model that this request may use.
 
         Raises:
@@ -216,7 +251,8 @@ class Routes:
             raise UnknownModel(f"no model {model[:100]!r} is served here; served: {', '.join(visible)}")
         return visible[model]
 
-    def _body(self, request: Request) -> BodyReader:
+    def body(self, request: Request) -> BodyReader:
+        """Return a reader of the request's body, within the limits."""
         return BodyReader(request, self._engine.settings, self._pending)
 
     async def _embed(
@@ -259,7 +295,7 @@ class Routes:
             # This path exists for POST (embeddings or a task), and the greedy route hides that.
             problem = ErrorReport(405, "this route takes POST", None, "method_not_allowed", allow="POST")
             return problem.response(request.scope["state"])
-        return describe.described(self._lane(request, model), self._engine.settings)
+        return describe.described(self.lane(request, model), self._engine.settings)
 
     async def healthz(self, request: Request) -> dict[str, str]:
         """Tell whether the process works; a supervisor restarts it when not."""
@@ -282,12 +318,6 @@ class Routes:
         label(request, "/metrics")
         found = self._engine.metrics
         return Response(found.exposition(), media_type=found.content_type)
-
-    async def index(self, request: Request) -> HTMLResponse:
-        """Show what is served here."""
-        label(request, "/")
-        html = page.index(self._visible(request).values(), str(request.base_url))
-        return HTMLResponse(html, headers=page.HEADERS)
 
 
 def _check_json(body: BodyReader) -> None:

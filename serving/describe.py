@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hub.cards import built_in_cards
 from hub.embedder import Embedder
 from serving.config import ServiceSettings
 from serving.jobs import resolve_work
@@ -20,7 +21,16 @@ def listed(lane: Lane) -> dict[str, Any]:
         "created": int(lane.loaded_at),
         "owned_by": owner if slash else "fmhub",
         "state": lane.state,
+        "domain": _domain(lane),
     }
+
+
+def _domain(lane: Lane) -> str | None:
+    """Return a model's domain; of one that was never loaded, what its built-in card says."""
+    if lane.embedder is not None:
+        return lane.embedder.system.domain.name
+    card = built_in_cards().get(lane.settings.name)
+    return card.domain if card is not None else None
 
 
 def described(lane: Lane, settings: ServiceSettings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 from hub.embedder import Embedder
 from hub.errors import UnknownModel
@@ -28,6 +28,7 @@ from serving.metrics import Metrics
 
 logger = logging.getLogger("fmhub.serving")
 
+Result = TypeVar("Result")
 
 FIXED = (
     "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
@@ -254,9 +255,19 @@ class Engine:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
         return await self._in_time(self._chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
 
-    async def _in_time(
-        self, answer: Coroutine[None, None, list[list[Output | Refused]]], call: Call | None
-    ) -> list[list[Output | Refused]]:
+    async def aside(self, work: Callable[[], Result], call: Call | None = None) -> Result:
+        """Do something beside the models, in a thread that reads.
+
+        Raises:
+            Unavailable: It took longer than the time-out.
+        """
+
+        async def answer() -> Result:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+        return await self._in_time(answer(), call)
+
+    async def _in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
         seconds = self.settings.request_timeout_s
         if call is not None and call.timeout_s is not None:
             seconds = min(seconds, call.timeout_s)

@@ -219,7 +219,7 @@ class Lane:
         """
         ticket = self._enter()
         try:
-            embedder = await self._loaded()
+            embedder = await self.loaded()
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
             if call is not None:
                 call.provenance, call.work = self.provenance, work
@@ -263,7 +263,12 @@ class Lane:
         self._metrics.pending_requests.labels(self.id).set(self.pending)
         return ticket
 
-    async def _loaded(self) -> Embedder:
+    async def loaded(self) -> Embedder:
+        """Return the embedder, loading it where that is still to be done.
+
+        Raises:
+            Unavailable: It could not be loaded.
+        """
         try:
             return await self.ready()
         except asyncio.CancelledError:

@@ -1,64 +1,46 @@
-"""The page at ``/``: what is served here, and how to ask for it."""
+"""The files of the page at ``/``: read once, sent as they are, and open to everyone, since they hold nothing secret."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
+import hashlib
+from importlib.resources import files
 
-from serving.lane import Lane
+from starlette.requests import Request
+from starlette.responses import Response
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fmhub</title>
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ccc; vertical-align: top; }}
-pre {{ overflow-x: auto; padding: .8rem; background: #8881; }}
-</style>
-<h1>fmhub</h1>
-<p>Embeddings of native files by self-supervised foundation models.</p>
-<table>
-<tr><th>model<th>state<th>takes<th>dimension<th>further tasks</tr>
-{rows}
-</table>
-<p>Send a file:</p>
-<pre>{curl}</pre>
-<p>The same with JSON, in the shape of OpenAI's embeddings endpoint:</p>
-<pre>POST /v1/embeddings  {{"model": "{model}", "input": {{"data": "BASE64", "filename": "NAME"}}}}</pre>
-<p><a href="v1/models">v1/models</a> · <a href="openapi.json">openapi.json</a> · <a href="metrics">metrics</a> ·
-<a href="healthz">healthz</a> · <a href="readyz">readyz</a></p>
-</html>
-"""
+from serving.handling import label
 
-HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
-"""The page runs no script and loads nothing from elsewhere."""
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+HEADERS = {
+    # Nothing inline, nothing from elsewhere; pictures come by fetch, which can send a key, and are shown as blobs.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 
 
-def index(lanes: Iterable[Lane], base_url: str) -> str:
-    """Return the page.
-
-    Args:
-        lanes: The served models.
-        base_url: Where the client reached the service, with a slash at its end.
-    """
-    lanes = list(lanes)
-    ready = [lane.id for lane in lanes if lane.state == "ready"]
-    first = next(iter(ready or [lane.id for lane in lanes]), "MODEL")
-    return _PAGE.format(
-        rows="\n".join(_row(lane) for lane in lanes),
-        curl=escape(f"curl -F file=@FILE {base_url}v1/models/{first}/embeddings"),
-        model=escape(first),
-    )
+def _assets() -> dict[str, tuple[bytes, str]]:
+    found: dict[str, tuple[bytes, str]] = {}
+    for entry in files("serving.playground").joinpath("static").iterdir():
+        kind = MEDIA_TYPES.get("." + entry.name.rpartition(".")[2])
+        if kind is not None:
+            found["/" if entry.name == "index.html" else f"/playground/{entry.name}"] = (entry.read_bytes(), kind)
+    return found
 
 
-def _row(lane: Lane) -> str:
-    takes = tasks = dimension = ""
-    if lane.embedder is not None:
-        takes = " ".join(lane.embedder.system.domain.suffixes)
-        tasks = ", ".join(lane.embedder.model.tasks)
-        dimension = str(lane.dimension)
-    cells = (lane.id, lane.state.replace("_", " "), takes, dimension, tasks)
-    return "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells) + "</tr>"
+ASSETS = _assets()
+"""Content and media type by path."""
+
+
+async def asset(request: Request) -> Response:
+    """Send the page, or a file that it loads; a browser that has it already is told so."""
+    path = request.scope["route"].path
+    label(request, "/" if path == "/" else "/playground/{file}")
+    content, media_type = ASSETS[path]
+    headers = HEADERS | {"ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)

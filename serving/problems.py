@@ -47,6 +47,9 @@ TYPES = {
     503: "unavailable_error",
 }
 
+NOT_FOUND = frozenset({"task_not_found", "example_not_found", "no_examples"})
+"""Codes of options that name a thing of a model: 404 instead of 422."""
+
 STATUSES: tuple[tuple[type[HubError], int], ...] = (
     # From the particular to the general: the first that fits counts.
     (UnsupportedFormat, 415),
@@ -114,7 +117,7 @@ def report(error: Exception, request_id: str) -> ErrorReport:
         if inner.status == 500:
             return ErrorReport(500, f"{error.param}: internal error; request {request_id}", error.param)
         return ErrorReport(inner.status, inner.message, error.param, inner.code)
-    if isinstance(error, UnsupportedOption) and error.code == "task_not_found":
+    if isinstance(error, UnsupportedOption) and error.code in NOT_FOUND:
         return ErrorReport(404, error.message, error.param, error.code)
     for kind, status in STATUSES:
         if isinstance(error, kind):

@@ -1,0 +1,1 @@
+"""The playground: a page on which a file is seen, embedded and set beside known examples."""
