@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,19 +13,20 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from hub.errors import UnknownModel
 from serving import answers, describe, page
-from serving.access import Gate, check_model, is_outsider, may_use
-from serving.bodies import MULTIPART, BodyReader, PendingBytes
+from serving.access import Gate, is_outsider
+from serving.bodies import MULTIPART, BodyReader
 from serving.engine import Engine
-from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
+from serving.errors import InvalidRequest, Unavailable, WrongContentType
+from serving.front import Front
 from serving.handling import Encoding, call_of, http_error, label, unless_gone
 from serving.inputs import Input, as_inputs
 from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
-from serving.lane import Lane
 from serving.middleware import Envelope
 from serving.problems import ErrorReport
+from serving.protocols.error_forms import ErrorForms
+from serving.protocols.streaming import StreamedEmbeddings, stream_format
 from serving.schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
@@ -35,6 +35,7 @@ from serving.schemas import (
     ModelEmbeddingRequest,
     Options,
     TaskAnswer,
+    form_values,
     parse_request,
 )
 
@@ -72,6 +73,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
     app.add_middleware(Envelope, metrics=engine.metrics, send_id=send_request_id, log=engine.settings.log_requests)
+    app.add_middleware(ErrorForms, hub_endpoint=engine.settings.hub_endpoint)
     if engine.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -131,32 +133,30 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-class Routes:
-    """The handlers of all routes, over one engine."""
-
-    def __init__(self, engine: Engine) -> None:
-        """Serve what ``engine`` serves."""
-        self._engine = engine
-        self._pending = PendingBytes()
+class Routes(Front):
+    """The handlers of the service's own routes, over one engine."""
 
     # --- asking -----------------------------------------------------------------------------------------
 
     async def embed(self, request: Request) -> Response:
         """Embed one or many inputs with the model that the body names."""
         label(request, "/v1/embeddings")
-        with self._body(request) as body:
+        with self.body(request) as body:
             spec = parse_request(EmbeddingRequest, await body.json())
-            self._lane(request, spec.model)
+            self.lane(request, spec.model)
             return await self._embed(request, spec.model, as_inputs(spec.input), spec, "input")
 
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
-        self._lane(request, model)
-        with self._body(request) as body:
+        self.lane(request, model)
+        if kind := stream_format(request):
+            label(request, model=model)
+            return StreamedEmbeddings(self, request, model, kind)
+        with self.body(request) as body:
             if body.content_type == MULTIPART:
                 form = await body.form()
-                options = parse_request(Options, _numbers(form.fields))
+                options = parse_request(Options, form_values(form.fields))
                 return await self._embed(request, model, form.files, options, "file")
             _check_json(body)
             spec = parse_request(ModelEmbeddingRequest, await body.json())
@@ -165,10 +165,10 @@ class Routes:
     async def run_task(self, request: Request, model: str, task: str) -> Response:
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
         label(request, "/v1/models/{model}/{task}")
-        lane = self._lane(request, model)
+        lane = self.lane(request, model)
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
-        with self._body(request) as body:
+        with self.body(request) as body:
             kind, inputs = "file", []
             if body.content_type == MULTIPART:
                 form = await body.form()
@@ -179,36 +179,17 @@ class Routes:
             else:
                 _check_json(body)
                 kind, inputs = "input", as_inputs(parse_request(InputRequest, await body.json()).input)
-            self._check_count(inputs, kind)
+            self.check_count(inputs, kind)
             label(request, model=model)
             call = call_of(request)
             outputs = await unless_gone(request, self._engine.run(model, task, inputs, kind=kind, call=call))
             with Encoding(self._engine.metrics, model, call):
                 return await answers.task_answer(model, task, inputs, outputs, call)
 
-    def _visible(self, request: Request) -> dict[str, Lane]:
-        return {name: lane for name, lane in self._engine.lanes.items() if may_use(request, name)}
-
-    def _lane(self, request: Request, model: str) -> Lane:
-        """Return a served model that this request may use.
-
-        Raises:
-            Forbidden: Its key may not.
-            UnknownModel: There is none of this name; the text lists those that it may use.
-        """
-        check_model(request, model)
-        visible = self._visible(request)
-        if model not in visible:
-            raise UnknownModel(f"no model {model[:100]!r} is served here; served: {', '.join(visible)}")
-        return visible[model]
-
-    def _body(self, request: Request) -> BodyReader:
-        return BodyReader(request, self._engine.settings, self._pending)
-
     async def _embed(
         self, request: Request, model: str, inputs: Sequence[Input], options: Options, kind: str
     ) -> Response:
-        self._check_count(inputs, kind)
+        self.check_count(inputs, kind)
         label(request, model=model)
         call = call_of(request)
         outputs: list[list[Output | Refused]] = await unless_gone(
@@ -218,32 +199,23 @@ class Routes:
         with Encoding(self._engine.metrics, model, call):
             return await answers.embedding_answer(model, inputs, outputs, options, call)
 
-    def _check_count(self, inputs: Sequence[Input], kind: str) -> None:
-        limit = self._engine.settings.max_inputs
-        if not inputs:
-            raise InvalidRequest(f"{kind} is empty: there is nothing to do", param=kind, code="empty_input")
-        if len(inputs) > limit:
-            raise BodyTooLarge(
-                f"{len(inputs)} inputs are more than the {limit} that one request may have", code="too_many_inputs"
-            )
-
     # --- telling ----------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> dict[str, Any]:
         """List the served models."""
         label(request, "/v1/models")
-        return {"object": "list", "data": [describe.listed(lane) for lane in self._visible(request).values()]}
+        return {"object": "list", "data": [describe.listed(lane) for lane in self.visible(request).values()]}
 
     async def model(self, request: Request, model: str) -> Any:
         """Describe one model: what it takes, what it gives, and its limits."""
         label(request, "/v1/models/{model}")
-        lanes = self._visible(request)
+        lanes = self.visible(request)
         owner, _, last = model.rpartition("/")
         if model not in lanes and owner in lanes and last:
             # This path exists for POST (embeddings or a task), and the greedy route hides that.
             problem = ErrorReport(405, "this route takes POST", None, "method_not_allowed", allow="POST")
             return problem.response(request.scope["state"])
-        return describe.described(self._lane(request, model), self._engine.settings)
+        return describe.described(self.lane(request, model), self._engine.settings)
 
     async def healthz(self, request: Request) -> dict[str, str]:
         """Tell whether the process works; a supervisor restarts it when not."""
@@ -255,7 +227,7 @@ class Routes:
         """Tell whether the models of the start are loaded and warmed; a balancer sends requests only then."""
         label(request, "/readyz")
         # Without a key only whether: the names of the models are not for everyone.
-        states = {} if is_outsider(request) else {n: lane.state for n, lane in self._visible(request).items()}
+        states = {} if is_outsider(request) else {n: lane.state for n, lane in self.visible(request).items()}
         if not self._engine.ready:
             shown = ", ".join(f"{name} is {state}" for name, state in states.items()) or "models are loading"
             raise Unavailable(f"not ready: {shown}", code="not_ready")
@@ -270,7 +242,7 @@ class Routes:
     async def index(self, request: Request) -> HTMLResponse:
         """Show what is served here."""
         label(request, "/")
-        html = page.index(self._visible(request).values(), str(request.base_url))
+        html = page.index(self.visible(request).values(), str(request.base_url))
         return HTMLResponse(html, headers=page.HEADERS)
 
 
@@ -279,14 +251,6 @@ def _check_json(body: BodyReader) -> None:
         raise WrongContentType(
             f"Content-Type is {body.content_type or 'absent'}; send files as {MULTIPART} or JSON as application/json"
         )
-
-
-def _numbers(fields: dict[str, str]) -> dict[str, Any]:
-    """Form fields are text; those that may be numbers become numbers where they look like it."""
-    return {
-        name: int(text) if name in ("dimensions", "layer") and re.fullmatch(r"-?\d{1,9}", text) else text
-        for name, text in fields.items()
-    }
 
 
 def _json_body(form: type[InputRequest]) -> dict[str, Any]:

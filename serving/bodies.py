@@ -89,7 +89,7 @@ class BodyReader:
         async for chunk in self.chunks():
             content += chunk
         # In a thread it would stop the event loop all the same: the decoder does not let go of the interpreter.
-        return _decode(content)
+        return decoded_json(content)
 
     async def form(self) -> Form:
         """Return the body as an upload form.
@@ -149,21 +149,26 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes, which is the most that one request may have")
 
 
-def _decode(content: bytearray) -> Any:
+def decoded_json(content: bytes | bytearray, what: str = "the body") -> Any:
+    """Return a JSON text's value; ``what`` is what messages call the text.
+
+    Raises:
+        MalformedRequest: It is not JSON, or holds NaN or Infinity, which JSON does not have.
+    """
     try:
         return json.loads(content, parse_constant=_refuse_constant)
     except _NotJSON as error:
-        raise MalformedRequest(str(error), code="invalid_json") from None
+        raise MalformedRequest(f"{what} {error}", code="invalid_json") from None
     except RecursionError:
-        raise MalformedRequest("the body is not usable JSON: nested too deeply", code="invalid_json") from None
+        raise MalformedRequest(f"{what} is not usable JSON: nested too deeply", code="invalid_json") from None
     except json.JSONDecodeError as error:
         raise MalformedRequest(
-            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", code="invalid_json"
+            f"{what} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}", code="invalid_json"
         ) from None
     except ValueError:
         # Bytes that are no text in any Unicode encoding, or an integer of thousands of digits.
         raise MalformedRequest(
-            "the body is not JSON: not Unicode text, or a number beyond reason", code="invalid_json"
+            f"{what} is not JSON: not Unicode text, or a number beyond reason", code="invalid_json"
         ) from None
 
 
@@ -172,4 +177,4 @@ class _NotJSON(ValueError):
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _NotJSON(f"the body is not JSON: {name} is no JSON number")
+    raise _NotJSON(f"is not JSON: {name} is no JSON number")

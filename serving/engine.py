@@ -30,7 +30,7 @@ logger = logging.getLogger("fmhub.serving")
 
 FIXED = (
     "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
-    "log_requests",
+    "log_requests", "hub_endpoint",
 )  # fmt: skip
 """Settings that only a restart can change."""
 
@@ -228,12 +228,17 @@ class Engine:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
         return await self._in_time(self.lane(model).run(inputs, task=task, kind=kind, call=call), call)
 
-    async def _in_time(
-        self, answer: Coroutine[None, None, list[list[Output | Refused]]], call: Call | None
-    ) -> list[list[Output | Refused]]:
+    def patience(self, call: Call | None) -> float:
+        """Return the seconds after which a request is given up; of a stream, after which it is without a row."""
         seconds = self.settings.request_timeout_s
         if call is not None and call.timeout_s is not None:
             seconds = min(seconds, call.timeout_s)
+        return seconds
+
+    async def _in_time(
+        self, answer: Coroutine[None, None, list[list[Output | Refused]]], call: Call | None
+    ) -> list[list[Output | Refused]]:
+        seconds = self.patience(call)
         try:
             # What was not in the model by then never gets there: the job is given up, and its samples with it.
             async with asyncio.timeout(seconds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -149,6 +150,14 @@ class ErrorAnswer(BaseModel):
     """The shape of every error."""
 
     error: Problem
+
+
+def form_values(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return a form's or a query's fields, which are text, with those that look like numbers, and may be, as such."""
+    return {
+        name: int(text) if name in ("dimensions", "layer") and re.fullmatch(r"-?\d{1,9}", text) else text
+        for name, text in fields.items()
+    }
 
 
 def parse_request(form: type[Body], values: Any) -> Body:
