@@ -1,6 +1,6 @@
 """Who may come in: the layer that asks for a key, and what a key may see.
 
-Everything but ``/healthz`` and ``/readyz`` asks for a key once one is configured, unknown paths too: an outsider learns
+Everything but the health routes asks for a key once one is configured, unknown paths too: an outsider learns
 nothing of what there is.
 """
 
@@ -20,7 +20,7 @@ from serving.errors import Forbidden, Overloaded, Unauthorized
 from serving.keys import KeyRing
 from serving.problems import report
 
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 """Asked by supervisors and balancers, which have no key; they then name no model."""
 
 

@@ -27,6 +27,8 @@ from serving.middleware import Envelope
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
 from serving.protocols.streaming import StreamedEmbeddings, stream_format
+from serving.protocols.tensors import HEADER_LENGTH
+from serving.protocols.v2 import add_v2
 from serving.schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
@@ -79,8 +81,8 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             CORSMiddleware,
             allow_origins=engine.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout"],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout", HEADER_LENGTH],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", HEADER_LENGTH],
         )
     app.add_exception_handler(HTTPException, http_error)
     routes = Routes(engine)
@@ -117,6 +119,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             responses={200: {"model": answer}, **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
+    add_v2(app, routes)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

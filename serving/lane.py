@@ -209,7 +209,7 @@ class Lane:
         """
         ticket = self._enter()
         try:
-            embedder = await self._loaded()
+            embedder = await self.loaded()
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
             if call is not None:
                 call.provenance, call.work = self.provenance, work
@@ -259,7 +259,7 @@ class Lane:
         """
         ticket = self._enter()
         try:
-            embedder = await self._loaded()
+            embedder = await self.loaded()
             call.provenance, call.work = self.provenance, resolve_work(embedder, pooling=pooling, layer=layer)
             stream = SampleStream(call, kind)
             self._jobs.add(stream)
@@ -301,7 +301,12 @@ class Lane:
         self._metrics.pending_requests.labels(self.id).set(self.pending)
         return ticket
 
-    async def _loaded(self) -> Embedder:
+    async def loaded(self) -> Embedder:
+        """Return the embedder, as `ready` does, with an error that is fit for a client.
+
+        Raises:
+            Unavailable: It could not be loaded, or the service stops.
+        """
         try:
             return await self.ready()
         except asyncio.CancelledError:
