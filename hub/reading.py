@@ -172,6 +172,8 @@ class Reader(ABC):
     def parse(self, value: Any, name: str = "input") -> Iterator[Sample]:
         """Yield the samples of a plain JSON value (already decoded); see ``plain_form``.
 
+        A numpy array may stand where the form has a list of numbers, so that tensors need not become lists.
+
         Raises:
             InvalidInput: The value does not have that form.
         """

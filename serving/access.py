@@ -21,7 +21,7 @@ from serving.keys import KeyRing
 from serving.page import ASSETS
 from serving.problems import report
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", *ASSETS})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", *ASSETS})
 """Asked by supervisors and balancers, which have no key, and by a browser that is about to ask for one; no answer names
 a model."""
 

@@ -38,21 +38,14 @@ async def embedding_answer(
     """
     numbers = 0
     for output in _good(outputs):
-        width = output.value.shape[-1]
-        if options.dimensions is not None and options.dimensions > width:
-            raise UnsupportedOption(
-                f"dimensions={options.dimensions} is more than the {width} that the embedding has",
-                param="dimensions",
-            )
+        check_dimensions(options.dimensions, output.value.shape[-1])
         numbers += output.value.size
 
     def entry(output: Output) -> dict[str, Any]:
-        found = {"object": "embedding", **_encoded(output.value, options)}
+        found = {"object": "embedding", **encoded(output.value, options)}
         return found if options.sanity is None else {**found, "sanity": _sanity(output)}
 
-    origin = _origin(model, call)
-    if call.provenance is not None:
-        origin["embedding_space"] = call.provenance.space(call.work, options.dimensions)
+    origin = embedding_origin(model, call, options)
     return await _json_response(origin, inputs, outputs, entry, numbers, _dumps_numbers)
 
 
@@ -77,15 +70,38 @@ def _sanity(output: Output) -> dict[str, Any]:
     return {"flags": codes_of(output.warnings), "facts": dict(output.facts)}
 
 
+def embedding_origin(model: str, call: Call, options: Options) -> dict[str, str | None]:
+    """Return what made an answer's embeddings, and which others they can be compared with."""
+    origin = _origin(model, call)
+    if call.provenance is not None:
+        origin["embedding_space"] = call.provenance.space(call.work, options.dimensions)
+    return origin
+
+
 def _origin(model: str, call: Call) -> dict[str, str | None]:
     return {"model": call.model or model, **(call.provenance.fields if call.provenance is not None else {})}
 
 
-def _encoded(value: np.ndarray, options: Options) -> dict[str, Any]:
-    if options.dimensions is not None:
-        value = value[..., : options.dimensions]
-        lengths = np.linalg.norm(value, axis=-1, keepdims=True)
-        value = value / np.where(lengths > 0, lengths, 1)
+def check_dimensions(asked: int | None, width: int) -> None:
+    """Raise UnsupportedOption when more ``dimensions`` are asked for than the embedding has."""
+    if asked is not None and asked > width:
+        raise UnsupportedOption(
+            f"dimensions={asked} is more than the {width} that the embedding has", param="dimensions"
+        )
+
+
+def shortened(value: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """Return a vector's, or each token's, first ``dimensions`` numbers, scaled to length 1."""
+    if dimensions is None:
+        return value
+    value = value[..., :dimensions]
+    lengths = np.linalg.norm(value, axis=-1, keepdims=True)
+    return value / np.where(lengths > 0, lengths, 1)
+
+
+def encoded(value: np.ndarray, options: Options) -> dict[str, Any]:
+    """Return an embedding as the request's options ask for it."""
+    value = shortened(value, options.dimensions)
     if options.encoding_format == "float":
         return {"embedding": value.tolist()}
     # Whatever this machine's byte order is, the answer's is little-endian.
@@ -133,11 +149,23 @@ def _entries(
         for output in per_input:
             if isinstance(output, Refused):
                 continue
-            found = {"index": index, **entry(output), "item": _item(inputs, number, output.key)}
-            if output.warnings:
-                found["warnings"] = list(output.warnings)
-            yield found
+            yield sample_entry(index, entry(output), _item(inputs, number, output.key), output)
             index += 1
+
+
+def sample_entry(index: int, entry: dict[str, Any], item: dict[str, Any], output: Output) -> dict[str, Any]:
+    """Return all that an answer says about one sample.
+
+    Args:
+        index: Among the answer's samples.
+        entry: The kind of answer, and the answer.
+        item: Which sample of which input it was.
+        output: The engine's.
+    """
+    found = {"index": index, **entry, "item": item}
+    if output.warnings:
+        found["warnings"] = list(output.warnings)
+    return found
 
 
 async def _json_response(

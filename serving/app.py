@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,21 +14,24 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from hub.errors import UnknownModel
 from serving import answers, describe, page
-from serving.access import Gate, check_model, is_outsider, may_use
-from serving.bodies import MULTIPART, BodyReader, PendingBytes
+from serving.access import Gate, is_outsider
+from serving.bodies import MULTIPART, BodyReader
 from serving.canary import HEADER
 from serving.engine import Engine
-from serving.errors import BodyTooLarge, InvalidRequest, Unavailable, WrongContentType
+from serving.errors import InvalidRequest, Unavailable, WrongContentType
+from serving.front import Front
 from serving.handling import Encoding, call_of, http_error, label, unless_gone
 from serving.inputs import Input, as_inputs
 from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
-from serving.lane import Lane
 from serving.middleware import Envelope
 from serving.playground.routes import NATIVE_FILE, PICTURE, Playground
 from serving.problems import ErrorReport
+from serving.protocols.error_forms import ErrorForms
+from serving.protocols.streaming import StreamedEmbeddings, stream_format
+from serving.protocols.tensors import HEADER_LENGTH
+from serving.protocols.v2 import add_v2
 from serving.schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,
@@ -38,6 +40,7 @@ from serving.schemas import (
     ModelEmbeddingRequest,
     Options,
     TaskAnswer,
+    form_values,
     parse_request,
 )
 from serving.tracing import Tracing
@@ -87,13 +90,14 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
         log=engine.settings.log_requests,
         tracing=tracing,
     )
+    app.add_middleware(ErrorForms, hub_endpoint=engine.settings.hub_endpoint)
     if engine.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=engine.settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout", HEADER],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-Id", "X-Request-Timeout", HEADER, HEADER_LENGTH],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", HEADER_LENGTH],
         )
     app.add_exception_handler(HTTPException, http_error)
     routes = Routes(engine)
@@ -154,6 +158,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             responses={200: {"model": answer} if answer else PICTURE, **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
+    add_v2(app, routes)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -170,13 +175,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-class Routes:
-    """The handlers of all routes, over one engine."""
-
-    def __init__(self, engine: Engine) -> None:
-        """Serve what ``engine`` serves."""
-        self._engine = engine
-        self._pending = PendingBytes()
+class Routes(Front):
+    """The handlers of the service's own routes, over one engine."""
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -192,10 +192,13 @@ class Routes:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
         self.lane(request, model)
+        if kind := stream_format(request):
+            label(request, model=model)
+            return StreamedEmbeddings(self, request, model, kind)
         with self.body(request) as body:
             if body.content_type == MULTIPART:
                 form = await body.form()
-                options = parse_request(Options, _numbers(form.fields))
+                options = parse_request(Options, form_values(form.fields))
                 return await self._embed(request, model, form.files, options, "file")
             _check_json(body)
             spec = parse_request(ModelEmbeddingRequest, await body.json())
@@ -232,33 +235,13 @@ class Routes:
         else:
             _check_json(body)
             kind, inputs = "input", as_inputs(parse_request(InputRequest, await body.json()).input)
-        self._check_count(inputs, kind)
+        self.check_count(inputs, kind)
         return kind, inputs
-
-    def _visible(self, request: Request) -> dict[str, Lane]:
-        return {name: lane for name, lane in self._engine.lanes.items() if may_use(request, name)}
-
-    def lane(self, request: Request, model: str) -> Lane:
-        """Return a served model that this request may use.
-
-        Raises:
-            Forbidden: Its key may not.
-            UnknownModel: There is none of this name; the text lists those that it may use.
-        """
-        check_model(request, model)
-        visible = self._visible(request)
-        if model not in visible:
-            raise UnknownModel(f"no model {model[:100]!r} is served here; served: {', '.join(visible)}")
-        return visible[model]
-
-    def body(self, request: Request) -> BodyReader:
-        """Return a reader of the request's body, within the limits."""
-        return BodyReader(request, self._engine.settings, self._pending)
 
     async def _embed(
         self, request: Request, model: str, inputs: Sequence[Input], options: Options, kind: str
     ) -> Response:
-        self._check_count(inputs, kind)
+        self.check_count(inputs, kind)
         label(request, model=model)
         call = call_of(request)
         outputs: list[list[Output | Refused]] = await unless_gone(
@@ -270,26 +253,17 @@ class Routes:
         with Encoding(self._engine.metrics, model, call):
             return await answers.embedding_answer(model, inputs, outputs, options, call)
 
-    def _check_count(self, inputs: Sequence[Input], kind: str) -> None:
-        limit = self._engine.settings.max_inputs
-        if not inputs:
-            raise InvalidRequest(f"{kind} is empty: there is nothing to do", param=kind, code="empty_input")
-        if len(inputs) > limit:
-            raise BodyTooLarge(
-                f"{len(inputs)} inputs are more than the {limit} that one request may have", code="too_many_inputs"
-            )
-
     # --- telling ----------------------------------------------------------------------------------------
 
     async def models(self, request: Request) -> dict[str, Any]:
         """List the served models."""
         label(request, "/v1/models")
-        return {"object": "list", "data": [describe.listed(lane) for lane in self._visible(request).values()]}
+        return {"object": "list", "data": [describe.listed(lane) for lane in self.visible(request).values()]}
 
     async def model(self, request: Request, model: str) -> Any:
         """Describe one model: what it takes, what it gives, and its limits."""
         label(request, "/v1/models/{model}")
-        lanes = self._visible(request)
+        lanes = self.visible(request)
         owner, _, last = model.rpartition("/")
         if model not in lanes and owner in lanes and last:
             # This path exists for POST (embeddings or a task), and the greedy route hides that.
@@ -307,7 +281,7 @@ class Routes:
         """Tell whether the models of the start are loaded and warmed; a balancer sends requests only then."""
         label(request, "/readyz")
         # Without a key only whether: the names of the models are not for everyone.
-        states = {} if is_outsider(request) else {n: lane.state for n, lane in self._visible(request).items()}
+        states = {} if is_outsider(request) else {n: lane.state for n, lane in self.visible(request).items()}
         if not self._engine.ready:
             shown = ", ".join(f"{name} is {state}" for name, state in states.items()) or "models are loading"
             raise Unavailable(f"not ready: {shown}", code="not_ready")
@@ -325,14 +299,6 @@ def _check_json(body: BodyReader) -> None:
         raise WrongContentType(
             f"Content-Type is {body.content_type or 'absent'}; send files as {MULTIPART} or JSON as application/json"
         )
-
-
-def _numbers(fields: dict[str, str]) -> dict[str, Any]:
-    """Form fields are text; those that may be numbers become numbers where they look like it."""
-    return {
-        name: int(text) if name in ("dimensions", "layer") and re.fullmatch(r"-?\d{1,9}", text) else text
-        for name, text in fields.items()
-    }
 
 
 def _json_body(form: type[InputRequest]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from hub.embedder import Embedder
 from serving.batching import MAX_PADDING, WaitingRoom
 from serving.config import ServiceSettings
-from serving.errors import InputFailed
 from serving.forwarding import forward_batch
 from serving.jobs import Job, Waiting
 from serving.metrics import Metrics
@@ -138,7 +137,7 @@ class BatchLoop:
         self._forward_since = None
         for waiting, value in zip(batch, values, strict=True):
             if isinstance(value, Exception):
-                waiting.job.fail(InputFailed(value, param=waiting.place))
+                waiting.job.spoil(waiting, value)
             elif not waiting.job.done:
                 waiting.job.put(waiting, value)
 

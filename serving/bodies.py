@@ -93,7 +93,7 @@ class BodyReader:
         async for chunk in self.chunks():
             content += chunk
         # In a thread it would stop the event loop all the same: the decoder does not let go of the interpreter.
-        return _decode(content)
+        return decoded_json(content)
 
     async def form(self) -> Form:
         """Return the body as an upload form.
@@ -153,16 +153,21 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes, which is the most that one request may have")
 
 
-def _decode(content: bytearray) -> Any:
+def decoded_json(content: bytes | bytearray, what: str = "the body") -> Any:
+    """Return a JSON text's value; ``what`` is what messages call the text.
+
+    Raises:
+        MalformedRequest: It is not JSON, or holds NaN or Infinity, which JSON does not have.
+    """
     try:
         # Three times faster than the standard library for numbers, fifteen times for files in base64.
         return from_json(content, allow_inf_nan=False)
     except ValueError as error:
         reason = _CONSTANT.sub(_constant(content, str(error)), str(error))
-        raise MalformedRequest(f"the body is not JSON: {reason}", code="invalid_json") from None
+        raise MalformedRequest(f"{what} is not JSON: {reason}", code="invalid_json") from None
 
 
-def _constant(content: bytearray, reason: str) -> str:
+def _constant(content: bytes | bytearray, reason: str) -> str:
     """Return what to say of the place that a parser's message names: what JSON does not have is called by its name."""
     place = _PLACE.search(reason)
     if place is None:

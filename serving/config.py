@@ -170,6 +170,10 @@ class ServiceSettings(_Strict):
         default=[], description="Origins whose pages may call the service from a browser, or ['*']; none by default."
     )
     tls: TLSSettings | None = None
+    hub_endpoint: bool = Field(
+        default=False,
+        description="Answer as a Hugging Face endpoint: whoever may use a model may then download its weights.",
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Of what goes to standard error.")
     log_requests: bool = Field(default=True, description="One line a request, without its content.")
     tracing: TracingSettings = TracingSettings()

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 FIXED = (
     "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
-    "log_requests", "tracing",
+    "log_requests", "hub_endpoint", "tracing",
 )  # fmt: skip
 """Settings that only a restart can change."""
 
@@ -220,7 +220,7 @@ class Engine:
             served = ", ".join(self._lanes)
             raise UnknownModel(f"no model {model[:100]!r} is served here; served: {served}") from None
 
-    def _chosen(self, model: str, call: Call | None) -> Lane:
+    def chosen(self, model: str, call: Call | None) -> Lane:
         """Return the lane that answers a request for a model: its own, or its canary's."""
         lane = self.lane(model)
         if lane.settings.canary is not None or (call is not None and call.canary and not model.endswith(CANARY)):
@@ -246,14 +246,14 @@ class Engine:
             Unavailable: The answer took longer than the time-out.
             HubError: What `Lane.run` raises.
         """
-        answer = self._chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
+        answer = self.chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
         return await self._in_time(answer, call)
 
     async def run(
         self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input", call: Call | None = None
     ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
-        return await self._in_time(self._chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
+        return await self._in_time(self.chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
 
     async def aside(self, work: Callable[[], Result], call: Call | None = None) -> Result:
         """Do something beside the models, in a thread that reads.
@@ -267,10 +267,15 @@ class Engine:
 
         return await self._in_time(answer(), call)
 
-    async def _in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
+    def patience(self, call: Call | None) -> float:
+        """Return the seconds after which a request is given up; of a stream, after which it is without a row."""
         seconds = self.settings.request_timeout_s
         if call is not None and call.timeout_s is not None:
             seconds = min(seconds, call.timeout_s)
+        return seconds
+
+    async def _in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
+        seconds = self.patience(call)
         try:
             # What was not in the model by then never gets there: the job is given up, and its samples with it.
             async with asyncio.timeout(seconds):

@@ -72,6 +72,12 @@ class InputFailed(HubError):
         self.param = param
 
 
+class NotFound(HubError):
+    """What a path names beside a model is not there: a version, a revision, a file (HTTP 404); ``code`` tells which."""
+
+    code = "not_found"
+
+
 class Overloaded(HubError):
     """More is waiting than the service lets wait, or a key asked more often than it may (HTTP 429)."""
 

@@ -67,14 +67,21 @@ def call_of(request: Request) -> Call:
     return call
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
+async def unless_gone(
+    request: Request, work: Coroutine[Any, Any, Answer], body_read: asyncio.Event | None = None
+) -> Answer:
     """Await ``work``, and give it up when the client closes the connection.
+
+    Args:
+        request: Whose client.
+        work: What to do meanwhile.
+        body_read: Set once the body has been read to its end, where ``work`` reads it.
 
     Raises:
         ClientDisconnect: The client has gone.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_closed(request))
+    watch = asyncio.ensure_future(_closed(request, body_read))
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -85,7 +92,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> An
         task.cancel()
 
 
-async def _closed(request: Request) -> None:
+async def _closed(request: Request, body_read: asyncio.Event | None) -> None:
+    if body_read is not None:
+        await body_read.wait()
     # The body has been read, so the next message can only be the end of the connection.
     while (await request.receive())["type"] != "http.disconnect":
         pass

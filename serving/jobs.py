@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hub.embedder import Embedder, Prepared
 from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import Layer
-from serving.errors import BodyTooLarge
+from serving.errors import BodyTooLarge, InputFailed
 
 if TYPE_CHECKING:
     from serving.provenance import Provenance
@@ -214,6 +214,13 @@ class Job:
         )
         self._missing -= 1
         self._finish()
+
+    async def room(self) -> None:
+        """Wait until more samples may be read; what is answered as a whole takes them all."""
+
+    def spoil(self, waiting: Waiting, error: Exception) -> None:
+        """Note that the model could not answer for one sample, which fails the request."""
+        self.fail(InputFailed(error, param=waiting.place))
 
     def fail(self, error: Exception) -> None:
         """End the request with an error, unless it has ended."""

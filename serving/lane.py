@@ -9,11 +9,12 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Literal
 
 from hub.embedder import Embedder
+from hub.errors import HubError
 from hub.modeling import Layer
 from serving.batch_loop import BatchLoop
 from serving.cache import ResultCache
@@ -27,6 +28,7 @@ from serving.metrics import Metrics, ModelFacts
 from serving.numerics import NumericError
 from serving.provenance import Provenance
 from serving.reading import ReadingStream
+from serving.streams import InputJob, SampleStream
 
 logger = logging.getLogger("fmhub.serving")
 
@@ -88,7 +90,7 @@ class Lane:
         self._thread = ThreadPoolExecutor(1, f"model-{self.id}", limit_torch_threads, (threads,))
         self._batches: BatchLoop | None = None
         self._started: dict[object, float] = {}
-        self._jobs: set[Job] = set()
+        self._jobs: set[Job | SampleStream] = set()
         self._load_task: asyncio.Task[Embedder] | None = None
         self._failed_at = -math.inf
         self._closed = False
@@ -241,11 +243,59 @@ class Lane:
                 for reader in readers:
                     reader.cancel()
         finally:
-            del self._started[ticket]
-            self.last_used = time.monotonic()
-            if self.idle and self.embedder is not None:
-                self._make_room(self)
-            self._metrics.pending_requests.labels(self.id).set(self.pending)
+            self._leave(ticket)
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self,
+        inputs: AsyncIterator[Input | HubError],
+        *,
+        pooling: str | None = None,
+        layer: Layer = None,
+        kind: str = "input",
+        call: Call,
+    ) -> AsyncIterator[SampleStream]:
+        """Take a request through all stages whose inputs come one after another and whose rows leave as they are done.
+
+        Args:
+            inputs: Its inputs, or why one of them is none; taken when there is room for their samples.
+            pooling: See `run`, as of the others.
+            layer: See there.
+            kind: See there.
+            call: See there.
+
+        Raises:
+            Overloaded: As many requests as are allowed are waiting already.
+            UnsupportedOption: The model does not offer the pooling or layer.
+            Unavailable: The model could not be loaded.
+        """
+        ticket = self._enter()
+        try:
+            embedder = await self.loaded()
+            call.provenance, call.work = self.provenance, resolve_work(embedder, pooling=pooling, layer=layer)
+            stream = SampleStream(call, kind)
+            self._jobs.add(stream)
+
+            async def read(job: InputJob, item: Input) -> None:
+                await self._read(embedder, job, [(job.index, item)])
+
+            feeders = [asyncio.create_task(stream.feed(inputs, read)) for _ in range(self._service.reading_threads)]
+            try:
+                yield stream
+            finally:
+                self._jobs.discard(stream)
+                stream.close()
+                for feeder in feeders:
+                    feeder.cancel()
+        finally:
+            self._leave(ticket)
+
+    def _leave(self, ticket: object) -> None:
+        del self._started[ticket]
+        self.last_used = time.monotonic()
+        if self.idle and self.embedder is not None:
+            self._make_room(self)
+        self._metrics.pending_requests.labels(self.id).set(self.pending)
 
     def _enter(self) -> object:
         if self._closed:
@@ -264,10 +314,10 @@ class Lane:
         return ticket
 
     async def loaded(self) -> Embedder:
-        """Return the embedder, loading it where that is still to be done.
+        """Return the embedder, as `ready` does, with an error that is fit for a client.
 
         Raises:
-            Unavailable: It could not be loaded.
+            Unavailable: It could not be loaded, or the service stops.
         """
         try:
             return await self.ready()
@@ -292,6 +342,7 @@ class Lane:
         try:
             while not (finished or job.done):
                 await batches.readable()
+                await job.room()
                 with batches.turn():
                     turn = await loop.run_in_executor(self._readers, context.run, stream.turn)
                 self._metrics.stage.labels(self.id, "read").observe(turn.seconds)

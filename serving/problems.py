@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from serving.errors import (
     InputFailed,
     InvalidRequest,
     MalformedRequest,
+    NotFound,
     Overloaded,
     Unauthorized,
     Unavailable,
@@ -57,6 +58,7 @@ STATUSES: tuple[tuple[type[HubError], int], ...] = (
     (InvalidInput, 422),
     (UnsupportedOption, 422),
     (UnknownModel, 404),
+    (NotFound, 404),
     (MalformedRequest, 400),
     (WrongContentType, 415),
     (BodyTooLarge, 413),
@@ -79,22 +81,20 @@ class ErrorReport:
     retry_after: int | None = None
     allow: str | None = None
 
+    def own_form(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the body that all of the service's own routes answer with, and no headers."""
+        kind = TYPES.get(self.status, "error")
+        return {"error": {"type": kind, "message": self.message, "param": self.param, "code": self.code}}, {}
+
     def response(self, state: MutableMapping[str, Any]) -> Response:
         """Return the answer that carries it.
 
         Args:
-            state: Of the request's scope; the code is left there, for the log and the metrics.
+            state: Of the request's scope; the code is left there, for the log and the metrics. An ``error_form`` there
+                gives the body and further headers instead of the service's own.
         """
         state["error_code"] = self.code
-        body = {
-            "error": {
-                "type": TYPES.get(self.status, "error"),
-                "message": self.message,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
-        headers = {}
+        body, headers = state.get("error_form", ErrorReport.own_form)(self)
         if self.retry_after is not None:
             headers["Retry-After"] = str(self.retry_after)
         if self.allow is not None:
@@ -104,6 +104,9 @@ class ErrorReport:
             sent = ', error="invalid_token"' if self.code == "invalid_api_key" else ""
             headers["WWW-Authenticate"] = f'Bearer realm="fmhub"{sent}'
         return Response(json.dumps(body), self.status, headers, media_type="application/json")
+
+
+ErrorForm = Callable[[ErrorReport], tuple[dict[str, Any], dict[str, str]]]
 
 
 def report(error: Exception, request_id: str) -> ErrorReport:

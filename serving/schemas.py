@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -163,6 +164,14 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
+def form_values(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return a form's or a query's fields, which are text, with those that look like numbers, and may be, as such."""
+    return {
+        name: int(text) if name in ("dimensions", "layer") and re.fullmatch(r"-?\d{1,9}", text) else text
+        for name, text in fields.items()
+    }
+
+
 def parse_request(form: type[Body], values: Any) -> Body:
     """Return a request's body as its model.
 
@@ -176,11 +185,12 @@ def parse_request(form: type[Body], values: Any) -> Body:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     param = str(first["loc"][0])[:100] if first["loc"] else None
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")[:100]
     if first["type"] == "missing":
-        raise InvalidRequest(f"{param} is missing", param=param, code="missing_field")
+        raise InvalidRequest(f"{place} is missing", param=param, code="missing_field")
     if first["type"] == "extra_forbidden":
-        known = ", ".join(form.model_fields)
-        raise InvalidRequest(f"there is no field {param!r}; known: {known}", param=param, code="unknown_field")
+        known = f"; known: {', '.join(form.model_fields)}" if len(first["loc"]) == 1 else ""
+        raise InvalidRequest(f"there is no field {place!r}{known}", param=param, code="unknown_field")
     if param == "layer":
         raise InvalidRequest("layer must be an integer, 'average' or 'all'", param=param)
-    raise InvalidRequest(f"{param}: {first['msg']}", param=param)
+    raise InvalidRequest(f"{place}: {first['msg']}", param=param)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,7 +74,7 @@ class CaptureReader(Limits, Reader):
             raise InvalidInput(f"no rows; expected {self.plain_form}", code="bad_form", source=name)
         for number, row in enumerate(rows):
             try:
-                yield self._sample(str(number) if len(rows) > 1 else "", flow_of(row))
+                yield self._sample(str(number) if len(rows) > 1 else "", flow_of(_with_lists(row)))
             except InvalidInput as error:
                 raise error.at(f"{name}[{number}]" if len(rows) > 1 else name) from None
 
@@ -126,3 +126,10 @@ class CaptureReader(Limits, Reader):
             text = "Only one direction of this TCP connection was captured."
             warnings = (*warnings, Doubt(text, "one_direction"))
         return Sample(data=flow, key=key, warnings=warnings, metadata=facts)
+
+
+def _with_lists(row: Any) -> Any:
+    """Return a row with lists where it has arrays."""
+    if not isinstance(row, Mapping):
+        return row
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in row.items()}

@@ -51,7 +51,9 @@ def file_of(*samples: Sequence[float]) -> bytes:
 @dataclass
 class NumberReader(Reader):
     max_numbers: int = 5000
-    plain_form: ClassVar[str] = 'string of numbers, "1 2 3", or an array of them, [1, 2, 3]'
+    plain_form: ClassVar[str] = (
+        'string of numbers, "1 2 3", or an array of them, [1, 2, 3], or {"numbers": [1, 2], "scale": 2}'
+    )
 
     def read(self, source: Source, span: Span | None = None) -> Iterator[Sample]:
         content = source.open().read()
@@ -65,11 +67,16 @@ class NumberReader(Reader):
                 yield Sample(None, key, error=error)
 
     def parse(self, value: Any, name: str = "input") -> Iterator[Sample]:
+        scale = 1.0
+        if isinstance(value, dict) and value.keys() <= {"numbers", "scale"}:
+            value, scale = value["numbers"], value.get("scale", 1.0)
         if isinstance(value, str):
             value = value.split()
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         if not isinstance(value, list):
             raise InvalidInput(f"expected a {self.plain_form}", source=name)
-        yield self._sample(value, "")
+        yield self._sample(value if scale == 1 else [scale * v for v in value], "")
 
     def _sample(self, numbers: Sequence[Any], key: str) -> Sample:
         if len(numbers) > self.max_numbers:
