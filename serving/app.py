@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -44,7 +44,13 @@ from serving.tracing import Tracing
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
 
-def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    *,
+    send_request_id: bool = True,
+    tracing: Tracing | None = None,
+    exposition: Callable[[], Awaitable[bytes]] | None = None,
+) -> FastAPI:
     """Return the application.
 
     Its lifespan starts the engine and closes it; models load meanwhile, and ``/readyz`` tells when they have.
@@ -53,6 +59,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
         engine: Serves the models.
         send_request_id: Put ``X-Request-Id`` on answers; not where a proxy in front does so already.
         tracing: Takes the traces in the place of what the settings name.
+        exposition: Gives the text for ``/metrics``; unless given, that of this engine alone.
 
     Raises:
         InvalidSettings: The file of keys cannot be read, or tracing is asked for and not installed.
@@ -95,7 +102,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
         )
     app.add_exception_handler(HTTPException, http_error)
-    routes = Routes(engine)
+    routes = Routes(engine, exposition)
     for path, get in (
         ("/", routes.index),
         ("/healthz", routes.healthz),
@@ -148,9 +155,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
 class Routes:
     """The handlers of all routes, over one engine."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, exposition: Callable[[], Awaitable[bytes]] | None = None) -> None:
         """Serve what ``engine`` serves."""
         self._engine = engine
+        self._exposition = exposition
         self._pending = PendingBytes()
 
     # --- asking -----------------------------------------------------------------------------------------
@@ -279,7 +287,8 @@ class Routes:
         """Return the counters in Prometheus's text format."""
         label(request, "/metrics")
         found = self._engine.metrics
-        return Response(found.exposition(), media_type=found.content_type)
+        content = found.exposition() if self._exposition is None else await self._exposition()
+        return Response(content, media_type=found.content_type)
 
     async def index(self, request: Request) -> HTMLResponse:
         """Show what is served here."""
