@@ -28,8 +28,8 @@ PUBLISH_SECONDS = 5.0
 FORGET_SECONDS = 20.0
 """What a replica published is left out after this time: it has gone."""
 
-ANSWER_SECONDS = 2.0
-"""Longer than this nobody waits for the board: a scrape then shows the replica that was asked, and no other."""
+ANSWER_SECONDS = 5.0
+"""Longer than this nobody waits for the board: Prometheus gives a scrape ten seconds."""
 
 NAMESPACE = "serve"
 
@@ -67,6 +67,7 @@ class SharedMetrics:
         self._name = f"fmhub-metrics-{application}"
         self._replica = replica
         self._board: Any = None
+        self._others: dict[str, list[Metric]] = {}
 
     async def publish(self) -> None:
         """Publish for as long as the replica lives."""
@@ -79,13 +80,12 @@ class SharedMetrics:
 
     async def exposition(self) -> bytes:
         """Return the series of all replicas in Prometheus's text format."""
-        found: dict[str, list[Metric]] = {}
         try:
-            found = await self._call("published")
+            self._others = await self._call("published")
         except (RayError, TimeoutError) as error:
-            logger.warning("the series of other replicas are not at hand: %s", type(error).__name__)
-        found[self._replica] = list(self._metrics.registry.collect())
-        return generate_latest(Merged(found))
+            logger.warning("the other replicas' series are those of the scrape before: %s", type(error).__name__)
+        own = {self._replica: list(self._metrics.registry.collect())}
+        return generate_latest(Merged(self._others | own))
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:

@@ -22,9 +22,12 @@ import yaml
 from conftest import settings
 
 from serving.addresses import free_port
+from serving.app import create_app
 from serving.config import check_settings
 from serving.deployment import build
+from serving.engine import Engine
 from serving.errors import InvalidSettings
+from serving.keys import hash_of, new_key
 from serving.ray_config import ray_config
 
 ROOT = Path(__file__).parents[2]
@@ -54,13 +57,33 @@ def test_the_file_puts_what_can_change_where_it_can_change() -> None:
         check_settings({**application["args"], "models": ["dummy"]})
 
 
+def test_models_and_keys_that_come_after_the_start_hold_from_the_first_request_on(run: Any) -> None:
+    async def main() -> None:
+        # As a replica does it: nothing is served before user_config has come.
+        engine = Engine(settings("later", insecure=True).model_copy(update={"models": []}))
+        app = create_app(engine)
+        await engine.wait_ready()
+        assert not engine.ready
+        keys = [{"name": "lab", "hash": hash_of(key := new_key())}]
+        await engine.apply(settings("dummy", keys=keys))
+        assert engine.ready
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            assert (await client.get("/v1/models")).status_code == 401
+            answer = await client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+            assert [m["id"] for m in answer.json()["data"]] == ["dummy"]
+        await engine.close()
+
+    run(main())
+
+
 class Cluster:
     """A local Ray of one node with the dashboard, whose interface asks for a token of its own."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fmray-", dir="/tmp"))
         (self.folder / "token").write_text(secrets.token_hex(32))
-        port = free_port("127.0.0.1", 0)
+        port, agent, client = (free_port("127.0.0.1", 0) for _ in range(3))
         self.address = f"http://127.0.0.1:{port}"
         path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
         self.environment = {
@@ -75,7 +98,7 @@ class Cluster:
         self.process = subprocess.Popen(
             [BIN / "ray", "start", "--head", "--block", "--port=0", f"--temp-dir={self.folder}", "--num-cpus=2",
              "--object-store-memory=80000000", f"--dashboard-port={port}", "--disable-usage-stats",
-             f"--dashboard-agent-listen-port={free_port('127.0.0.1', 0)}", f"--ray-client-server-port={free_port('127.0.0.1', 0)}",
+             f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
              "--min-worker-port=0", "--max-worker-port=0"],
             env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -158,6 +181,7 @@ def test_deploy_status_reconfigure_and_shutdown(cluster: Cluster, tmp_path: Path
             while not stop.is_set():
                 answer = http.post(f"{url}/v1/embeddings", json={"model": "dummy", "input": "1 2"})
                 asked += 1
+                time.sleep(0.02)  # steady use, not a load test
                 if answer.status_code != 200 or answer.json()["data"][0]["embedding"][0] != 1.5:
                     failures.append(answer.text)
 
