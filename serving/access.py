@@ -40,7 +40,8 @@ class Gate:
         """
         self.app = app
         self._current = settings
-        self._settings = settings()
+        # Those of the ring, which may have been made before others came to hold.
+        self._settings = ring.settings
         self._ring = ring
         self._rates = RateLimits()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,7 +48,13 @@ from serving.tracing import Tracing
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
 
-def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    *,
+    send_request_id: bool = True,
+    tracing: Tracing | None = None,
+    exposition: Callable[[], Awaitable[bytes]] | None = None,
+) -> FastAPI:
     """Return the application.
 
     Its lifespan starts the engine and closes it; models load meanwhile, and ``/readyz`` tells when they have.
@@ -57,6 +63,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
         engine: Serves the models.
         send_request_id: Put ``X-Request-Id`` on answers; not where a proxy in front does so already.
         tracing: Takes the traces in the place of what the settings name.
+        exposition: Gives the text for ``/metrics``; unless given, that of this engine alone.
 
     Raises:
         InvalidSettings: The file of keys cannot be read, or tracing is asked for and not installed.
@@ -100,7 +107,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True, tracing: Tracing
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", HEADER_LENGTH],
         )
     app.add_exception_handler(HTTPException, http_error)
-    routes = Routes(engine)
+    routes = Routes(engine, exposition)
     playground = Playground(engine, routes)
     for path in page.ASSETS:
         app.add_api_route(
@@ -177,6 +184,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 class Routes(Front):
     """The handlers of the service's own routes, over one engine."""
+
+    def __init__(self, engine: Engine, exposition: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        """Serve what ``engine`` serves; ``exposition`` gives the metrics in the place of its own."""
+        super().__init__(engine)
+        self._exposition = exposition
 
     # --- asking -----------------------------------------------------------------------------------------
 
@@ -291,7 +303,8 @@ class Routes(Front):
         """Return the counters in Prometheus's text format."""
         label(request, "/metrics")
         found = self._engine.metrics
-        return Response(found.exposition(), media_type=found.content_type)
+        content = found.exposition() if self._exposition is None else await self._exposition()
+        return Response(content, media_type=found.content_type)
 
 
 def _check_json(body: BodyReader) -> None:

@@ -35,6 +35,10 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(help="YAML with the service's settings; what is given here comes on top.")
     ] = None,
+    write_ray: Annotated[
+        Path | None,
+        typer.Option(help="Write the configuration for 'serve deploy' and KubeRay to this file, and start nothing."),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen on other addresses than this machine's without keys.")
     ] = False,
@@ -46,6 +50,12 @@ def serve(
         return load_settings(config, {"models": models, "host": host, "port": port, "insecure": insecure or None})
 
     settings = read_settings()
+    if write_ray is not None:
+        from serving.ray_config import ray_config_text
+
+        write_ray.write_text(ray_config_text(settings), encoding="utf-8")
+        print(f"{write_ray}: for 'serve deploy {write_ray}', or as serveConfigV2 of a RayService")
+        return
     ending: Ending | None = None
     with tempfile.TemporaryDirectory(prefix="fmhub-samples-") as folder:
         sample = _check_models(settings, Path(folder))

@@ -57,13 +57,12 @@ def ray_service(settings: ServiceSettings) -> Iterator[str]:
     # Ray tells the terminal of each step; what a user needs to know, the command says.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     folder = _short_folder()
-    replicas = int((settings.ray.autoscaling or {}).get("max_replicas", settings.ray.num_replicas))
     try:
         with _workers_import_alike():
             ray.init(
                 address="local",
                 # At least what the replicas reserve, or they would wait for ever to be placed.
-                num_cpus=max(os.cpu_count() or 1, math.ceil(replicas * settings.ray.num_cpus)),
+                num_cpus=max(os.cpu_count() or 1, math.ceil(settings.ray.most_replicas * settings.ray.num_cpus)),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -135,6 +135,9 @@ class RaySettings(_Strict):
     )
     num_cpus: float = Field(default=1.0, ge=0, description="Reserved for each replica.")
     num_gpus: float = Field(default=0.0, ge=0)
+    health_check_period_s: float = Field(
+        default=5.0, gt=0, description="Between two questions to a replica; it is replaced after three bad answers."
+    )
     max_ongoing_requests: int | None = Field(
         default=None,
         ge=8,  # a small value is a trap: full replicas make the router retry with back-off, at 1/20 of the throughput
@@ -147,6 +150,11 @@ class RaySettings(_Strict):
     object_store_memory: int = Field(
         default=128 * MIB, ge=75 * MIB, description="Bytes of shared memory for a local Ray."
     )
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there may be."""
+        return int((self.autoscaling or {}).get("max_replicas", self.num_replicas))
 
 
 class ServiceSettings(_Strict):

@@ -1,11 +1,13 @@
 """The Ray Serve deployment: one, wrapping the same application that uvicorn runs, so that there is no second hop.
 
 In a Serve YAML: ``import_path: serving.deployment:build`` with ``args: {models: [...]}``; ``args`` takes every name
-of `serving.config.ServiceSettings`. ``user_config`` takes them too and is applied without a restart.
+of `serving.config.ServiceSettings`. ``user_config`` takes them too, has the last word, and is applied without a
+restart; where ``args`` names no models, it brings them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any
 
@@ -18,6 +20,7 @@ from serving.app import create_app
 from serving.config import ServiceSettings, check_settings, with_environment
 from serving.engine import Engine
 from serving.logs import configure_logging
+from serving.replicas import SharedMetrics
 
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Ray's own access log names every path; ours names routes."""
@@ -31,9 +34,14 @@ class EmbeddingService:
     async def __init__(self, settings: dict[str, Any]) -> None:
         """Load and warm the models of the start; Ray sends requests only after that."""
         self._values = settings
-        checked = _for_replica(check_settings(settings))
+        checked = _for_replica(_checked(settings))
         configure_logging(checked)
         self._engine = Engine(checked)
+        self._shared: SharedMetrics | None = None
+        if checked.ray.most_replicas > 1:
+            context = serve.get_replica_context()
+            self._shared = SharedMetrics(self._engine.metrics, context.app_name, context.replica_id.unique_id)
+            self._publishing = asyncio.create_task(self._shared.publish())
         try:
             await self._engine.wait_ready()
         except BaseException:
@@ -43,7 +51,8 @@ class EmbeddingService:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Return the application; Ray runs its lifespan, which closes the engine at the end."""
         # Built here, in the replica: an engine owns threads and cannot be sent. Ray's proxy sends the request's id.
-        return create_app(self._engine, send_request_id=False)
+        exposition = self._shared.exposition if self._shared is not None else None
+        return create_app(self._engine, send_request_id=False, exposition=exposition)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Go over to changed settings: models come and go, the others stay loaded.
@@ -64,11 +73,19 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         InvalidSettings: ``args`` or the environment holds a name or value that cannot be.
     """
-    return application(check_settings(with_environment(args, os.environ)))
+    values = with_environment(args, os.environ)
+    return application(_checked(values), values if "models" not in values else None)
 
 
-def application(settings: ServiceSettings) -> Application:
-    """Return the application of these settings."""
+def _checked(values: dict[str, Any]) -> ServiceSettings:
+    """Return settings of which ``user_config`` may still bring the models, and the keys with them."""
+    if "models" in values:
+        return check_settings(values)
+    return check_settings({**values, "models": ["later"], "insecure": True}).model_copy(update={"models": []})
+
+
+def application(settings: ServiceSettings, values: dict[str, Any] | None = None) -> Application:
+    """Return the application of these settings; its replicas get them as ``values`` where these are given."""
     ray = settings.ray
     scale: dict[str, Any] = {"num_replicas": ray.num_replicas}
     if ray.autoscaling is not None:
@@ -82,11 +99,12 @@ def application(settings: ServiceSettings) -> Application:
         backpressure_config={"status_code": 429, "retry_after_s": 1},
         graceful_shutdown_timeout_s=settings.shutdown_grace_s + 5,
         graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=ray.health_check_period_s,
         # A model that cannot be loaded now will not be loadable in a second; Ray's default is twenty tries.
         max_constructor_retry_count=1,
         logging_config=LOGGING,
     )
-    return deployment.bind(settings.model_dump(mode="json"))
+    return deployment.bind(settings.model_dump(mode="json") if values is None else values)
 
 
 def _for_replica(settings: ServiceSettings) -> ServiceSettings:
@@ -96,6 +114,5 @@ def _for_replica(settings: ServiceSettings) -> ServiceSettings:
     """
     if settings.torch_threads is not None:
         return settings
-    most = (settings.ray.autoscaling or {}).get("max_replicas", settings.ray.num_replicas)
-    threads = max(1, (os.cpu_count() or 1) // int(most))
+    threads = max(1, (os.cpu_count() or 1) // settings.ray.most_replicas)
     return settings.model_copy(update={"torch_threads": threads})

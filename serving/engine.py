@@ -125,8 +125,10 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether every model of the start is loaded and warmed, and the engine is open."""
-        return not self._closed and all(
-            lane.state == "ready" for lane in self._lanes.values() if lane.settings.load == "start"
+        return (
+            not self._closed
+            and bool(self._lanes)
+            and all(lane.state == "ready" for lane in self._lanes.values() if lane.settings.load == "start")
         )
 
     def check(self) -> None:

@@ -42,6 +42,7 @@ class KeyRing:
         Raises:
             InvalidSettings: The file is missing or damaged, or a name or hash stands in it twice.
         """
+        self.settings = settings
         self._fixed = settings.keys
         self._file = settings.keys_file
         self._version: object = None

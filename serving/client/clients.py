@@ -109,7 +109,7 @@ class Client(_Base):
             url: For example ``http://127.0.0.1:8000``.
             key: Where the service asks for one; the environment's ``FMHUB_API_KEY`` unless given.
             timeout: Seconds to wait for an answer.
-            retries: When to try again; up to five times unless given.
+            retries: When to try again; up to five times, in an outage for half a minute, unless given.
             transport: Of httpx: for certificates, proxies, tests.
             sleep: Waits between tries.
         """
@@ -197,7 +197,7 @@ class Client(_Base):
         return task_results(self._call("POST", f"/v1/models/{model}/{task}", **request))
 
     def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
-        tried = 0
+        tried, waited = 0, 0.0
         while True:
             tried += 1
             outcome: httpx.Response | httpx.TransportError
@@ -207,9 +207,10 @@ class Client(_Base):
                     return outcome
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._retries.wait(tried, outcome)
+            wait = self._retries.wait(tried, outcome, waited)
             if wait is None:
                 raise error_of(outcome) if isinstance(outcome, httpx.Response) else self._silence(outcome)
+            waited += wait
             self._sleep(wait)
 
 
@@ -233,7 +234,7 @@ class AsyncClient(_Base):
             url: For example ``http://127.0.0.1:8000``.
             key: Where the service asks for one; the environment's ``FMHUB_API_KEY`` unless given.
             timeout: Seconds to wait for an answer.
-            retries: When to try again; up to five times unless given.
+            retries: When to try again; up to five times, in an outage for half a minute, unless given.
             concurrency: Requests of one ``embed`` at once.
             transport: Of httpx.
             sleep: Waits between tries.
@@ -304,7 +305,7 @@ class AsyncClient(_Base):
         return task_results(await self._call("POST", f"/v1/models/{model}/{task}", **request))
 
     async def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
-        tried = 0
+        tried, waited = 0, 0.0
         while True:
             tried += 1
             outcome: httpx.Response | httpx.TransportError
@@ -314,9 +315,10 @@ class AsyncClient(_Base):
                     return outcome
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._retries.wait(tried, outcome)
+            wait = self._retries.wait(tried, outcome, waited)
             if wait is None:
                 raise error_of(outcome) if isinstance(outcome, httpx.Response) else self._silence(outcome)
+            waited += wait
             await self._sleep(wait)
 
 

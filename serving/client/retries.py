@@ -21,6 +21,9 @@ class Retries:
 
     Attributes:
         attempts: Tries in all, the first among them.
+        outage_s: Nobody there (no connection, 502, 503, 504): tries go on until their waits add up to so much, however
+            many there have been, so that a service that starts again somewhere is waited for.
+        outage_cap_s: Longest wait of the doubling meanwhile, to be there soon after it is.
         base_s: Longest wait after the first try; it doubles with each.
         cap_s: Longest wait of the doubling; a longer ``Retry-After`` is kept to.
         longest_s: A ``Retry-After`` beyond it is not waited for.
@@ -29,20 +32,25 @@ class Retries:
 
     attempts: int = 6
     base_s: float = 0.25
+    outage_s: float = 30.0
+    outage_cap_s: float = 4.0
     cap_s: float = 15.0
     longest_s: float = 120.0
     random: Callable[[], float] = random.random
 
-    def wait(self, tried: int, outcome: httpx.Response | httpx.TransportError) -> float | None:
+    def wait(self, tried: int, outcome: httpx.Response | httpx.TransportError, waited: float = 0.0) -> float | None:
         """Return the seconds until the next try, or ``None`` when there is to be none.
 
         Args:
             tried: How many tries there have been, from 1.
             outcome: Of the last one.
+            waited: Seconds spent in waits so far.
         """
-        if tried >= self.attempts or not _passing(outcome):
+        out = _nobody_there(outcome) and self.attempts > 1
+        if not _passing(outcome) or (waited >= self.outage_s if out else tried >= self.attempts):
             return None
-        backoff = self.random() * min(self.cap_s, self.base_s * 2 ** (tried - 1))
+        longest = self.outage_cap_s if out else self.cap_s
+        backoff = self.random() * min(longest, self.base_s * 2 ** min(tried - 1, 30))
         asked = retry_after_of(outcome) if isinstance(outcome, httpx.Response) else None
         if asked is None:
             return backoff
@@ -58,6 +66,10 @@ def retry_after_of(answer: httpx.Response) -> float | None:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return None
+
+
+def _nobody_there(outcome: httpx.Response | httpx.TransportError) -> bool:
+    return not isinstance(outcome, httpx.Response) or outcome.status_code in (502, 503, 504)
 
 
 def _passing(outcome: httpx.Response | httpx.TransportError) -> bool:

@@ -110,10 +110,11 @@ def test_after_the_last_attempt_the_reason_is_raised(embed: Any) -> None:
     assert len(service.bodies) == 6 and len(service.waits) == 5
     error = failure.value
     assert (error.status, error.code, error.retry_after, error.request_id) == (429, "overloaded", 1, "r")
-    dead = Service(*[httpx.ConnectError("refused") for _ in range(9)])
+    # Where nobody is there, it is waited for half a minute.
+    dead = Service(*[httpx.ConnectError("refused") for _ in range(20)])
     with pytest.raises(ServiceError, match="no answer from http://service: refused"):
         embed(dead, "5")
-    assert len(dead.bodies) == 6
+    assert len(dead.bodies) == 12 and dead.waits[:5] == [0.25, 0.5, 1, 2, 4] and sum(dead.waits) == 31.75
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_lasting_failures_are_raised_at_once(embed: Any, outcome: Any) -> None:
 
 def test_waits_are_jittered_bounded_and_keep_to_dates() -> None:
     retries = Retries(attempts=50)
-    waits = [retries.wait(n, httpx.Response(503)) for n in range(1, 50) for _ in range(20)]
+    waits = [retries.wait(n, httpx.Response(429)) for n in range(1, 50) for _ in range(20)]
     assert all(w is not None and 0 <= w <= 15 for w in waits) and len(set(waits)) > 900
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     for text, low, high in ((date, 28, 31), ("2", 2, 2.3), ("soon", 0, 0.3), ("-5", 0, 0.3)):
@@ -148,6 +149,7 @@ def test_waits_are_jittered_bounded_and_keep_to_dates() -> None:
     past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
     assert (retries.wait(1, httpx.Response(429, headers={"Retry-After": past})) or 0) <= 0.3
     assert Retries(attempts=1).wait(1, httpx.Response(503)) is None
+    assert Retries().wait(6, httpx.Response(503), 29) is not None and Retries().wait(6, httpx.Response(429)) is None
 
 
 def test_many_inputs_are_dealt_to_requests_and_come_back_in_order(embed: Any) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from hub.cards import list_models
 from serving.config import ServiceSettings, check_settings, load_settings
+from serving.engine import FIXED
 from serving.errors import InvalidSettings
 from serving.metrics import Metrics
 
@@ -151,8 +152,11 @@ def test_the_rayservice_is_what_kuberay_and_ray_serve_take(monkeypatch: Any) -> 
     application = checked.applications[0]
     module, _, name = application.import_path.partition(":")
     assert (module, name) == (build.__module__, build.__name__)
-    settings = check_settings(application.args)
+    (deployment,) = application.deployments
+    assert deployment.name == "fmhub" and not set(deployment.user_config) & {*FIXED, "ray"}
+    settings = check_settings({**application.args, **deployment.user_config})
     check_models(settings)
+    assert deployment.max_ongoing_requests == settings.max_ongoing_requests
     assert settings.keys_file is not None and str(settings.keys_file.parent) == "/etc/fmhub"
     # The proxy waits longer than the engine; the port is the one that the service of KubeRay finds by its name.
     assert serve["http_options"]["request_timeout_s"] > settings.request_timeout_s
@@ -166,7 +170,17 @@ def test_the_rayservice_is_what_kuberay_and_ray_serve_take(monkeypatch: Any) -> 
     assert worker["template"]["spec"]["terminationGracePeriodSeconds"] > settings.shutdown_grace_s
     assert isinstance(build(application.args), Application)
     with pytest.raises(InvalidSettings, match="no key is configured"):
-        build({**application.args, "keys_file": None})
+        check_settings({**application.args, **deployment.user_config, "keys_file": None})
     monkeypatch.setenv("FMHUB_SERVE_PROT", "1")
     with pytest.raises(InvalidSettings, match="prot: there is no such setting"):
         build(application.args)
+
+
+@pytest.mark.parametrize("name", ["service.yaml", "rayservice.yaml"])
+def test_the_settings_in_comments_are_settings(name: str) -> None:
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    tracing = re.findall(r"# tracing: (.+)", text)
+    canary = re.findall(r"(\{name: org/model, canary: .+\})", text)
+    assert len(tracing) == len(canary) == 1
+    found = check_settings({"models": [yaml.safe_load(canary[0])], "tracing": yaml.safe_load(tracing[0])})
+    assert found.checkpoints[1].revision == "v2" and found.tracing.endpoint
