@@ -21,6 +21,8 @@ CANCELLED = 1e-3
 """Level of the mix relative to its loudest channel below which channels cancel each other (-60 dB)."""
 LOUD = 1.5
 """Peak above which samples cannot be meant to have full scale 1; a float mix or a lossy codec may exceed 1 a little."""
+LOUDEST = 1e10
+"""Peak that no scaling accounts for, since 32-bit whole numbers end at 2.1e9; powers of larger ones overflow."""
 TELEPHONE_RATE = 8_000
 
 
