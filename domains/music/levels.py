@@ -24,6 +24,8 @@ LOUD = 1.5
 """Peak above which samples cannot be meant to have full scale 1; a float mix or a lossy codec may exceed 1 a little."""
 QUIET = 1e-3
 """Peak below which 16-bit audio has some 30 steps left to either side (-60 dB of full scale)."""
+LOUDEST = 1e10
+"""Peak that no scaling accounts for, since 32-bit whole numbers end at 2.1e9; powers of larger ones overflow."""
 TELEPHONE_RATE = 8_000
 
 

@@ -11,7 +11,7 @@ import soundfile
 
 from domains.music.audio import Audio
 from domains.music.containers import READABLE, check_aiff, check_wav, identify, ogg_is_complete
-from domains.music.levels import LOUD, Levels
+from domains.music.levels import LOUD, LOUDEST, Levels
 from domains.music.m4a import decoded
 from domains.music.plain import FORM, parse_plain
 from hub.doubts import Doubt
@@ -208,6 +208,11 @@ class MusicReader(Reader):
             raise InvalidInput(
                 f"the recording lasts {audio.seconds:.4f} s; at least {self.min_seconds:g} s is needed",
                 code="too_short",
+            )
+        if levels.peak > LOUDEST:
+            raise InvalidInput(
+                f"samples reach {levels.peak:.3g} where full scale is 1: this is no audio, or a damaged file",
+                code="no_audio",
             )
         facts = {"seconds": round(audio.seconds, 4), "sampling_rate": audio.sampling_rate, "channels": channels}
         return Sample(data=audio, warnings=(*warnings, *levels.doubts(audio.sampling_rate)), metadata=facts)

@@ -30,6 +30,8 @@ CANCELLED = 1e-3
 """Level of the mix relative to its channels below which they count as cancelling each other (-60 dB)."""
 LOUD = 1.5
 """Peak above which samples cannot be meant to have full scale 1; a resampled or clipped recording stays below."""
+LOUDEST = 1e10
+"""Peak that no scaling accounts for, since 32-bit whole numbers end at 2.1e9; powers of larger ones overflow."""
 UNKNOWN_LENGTH = 1 << 62
 """Frames from which on libsndfile means that the header states none."""
 QUIET = 1e-3
@@ -271,6 +273,10 @@ class AudioReader(Reader):
             raise InvalidInput("there is no audio in it, only an empty recording", code="no_audio")
         if not np.isfinite(samples).all():
             raise InvalidInput("the audio holds NaN or infinite samples; one is enough to spoil all", code="not_finite")
+        if (peak := float(np.abs(samples).max())) > LOUDEST:
+            raise InvalidInput(
+                f"samples reach {peak:.3g} where full scale is 1: this is no audio, or a damaged file", code="no_audio"
+            )
         waveform = Waveform(samples, rate)
         if waveform.seconds < self.min_seconds:
             raise InvalidInput(

@@ -35,7 +35,9 @@ def main() -> int:
     if options.url:
         from tests.fuzz.over_http import send_all
 
-        return send_all(corpus, options.only or range(options.first, options.first + options.files), options.url)
+        return send_all(
+            corpus, options.only or range(options.first, options.first + options.files), options.url, options.pid
+        )
     done = _done(options.log)
     numbers = options.only or [n for n in range(options.first, options.first + options.files) if n not in done]
     trials = [t for n, t in done.items() if options.first <= n < options.first + options.files and not options.only]
@@ -43,10 +45,8 @@ def main() -> int:
     embedders = load_embedders()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        children = Children(
-            lambda n: try_file(n, corpus, embedders), options.jobs, options.memory << 20, Path(folder)
-        )
-        with options.log.open("a") if options.log else open(os.devnull, "w") as log:
+        children = Children(lambda n: try_file(n, corpus, embedders), options.jobs, options.memory << 20, Path(folder))
+        with (options.log or Path(os.devnull)).open("a") as log:
             for count, trial in enumerate(children.run(numbers), 1):
                 trials.append(trial)
                 log.write(json.dumps(asdict(trial)) + "\n")
@@ -72,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=int, nargs="+", default=[], help="these files alone")
     parser.add_argument("--write", type=Path, help="write the files of --only into this folder, and do no more")
     parser.add_argument("--url", help="send the files to this running server instead")
+    parser.add_argument("--pid", type=int, help="of that server, to look for processes left behind")
     return parser.parse_args()
 
 

@@ -37,7 +37,7 @@ class _Child:
 class Children:
     """Runs trials in children, as many at a time as wanted, and in any order."""
 
-    def __init__(self, trial: Callable[[int], Trial], jobs: int, memory: int, folder: Path) -> None:
+    def __init__(self, trial: Callable[[int], Trial], jobs: int, memory: int, folder: Path, hang: float = HANG) -> None:
         """Prepare; children are forked when they are needed.
 
         Args:
@@ -45,8 +45,9 @@ class Children:
             jobs: Children at a time.
             memory: Bytes that a child may have beyond what it starts with.
             folder: For their temporary files.
+            hang: Seconds after which one is killed.
         """
-        self._trial, self._jobs, self._memory, self._folder = trial, jobs, memory, folder
+        self._trial, self._jobs, self._memory, self._folder, self._hang = trial, jobs, memory, folder, hang
         self._idle: list[_Child] = []
 
     def run(self, numbers: Iterable[int]) -> Iterator[Trial]:
@@ -64,7 +65,7 @@ class Children:
                 if not busy:
                     return
                 ready, _, _ = select.select(list(busy), [], [], 1.0)
-                late = [n for n, child in busy.items() if time.monotonic() - child.since > HANG]
+                late = [n for n, child in busy.items() if time.monotonic() - child.since > self._hang]
                 for descriptor in {*ready, *late}:
                     yield self._answer(busy.pop(descriptor), descriptor in ready)
         finally:
@@ -83,7 +84,7 @@ class Children:
             return Trial(**json.loads(line))
         status = self._end(child, kill=not ready)
         if not ready:
-            return Trial(child.number, "", "", "", "hang", f"killed after {HANG:g} s", HANG)
+            return Trial(child.number, "", "", "", "hang", f"killed after {self._hang:g} s", self._hang)
         name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
         return Trial(child.number, "", "", "", "crash", name)
 
@@ -110,15 +111,16 @@ class Children:
         for stream in (0, 1, 2):
             os.dup2(quiet, stream)
         tempfile.tempdir = tempfile.mkdtemp(dir=self._folder)
-        used = next(int(row.split()[1]) for row in Path("/proc/self/status").read_text().splitlines() if "VmData" in row)
+        used = next(
+            int(row.split()[1]) for row in Path("/proc/self/status").read_text().splitlines() if "VmData" in row
+        )
         resource.setrlimit(resource.RLIMIT_DATA, (1024 * used + self._memory,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for line in questions:
             try:
                 trial = self._trial(int(line))
-            except BaseException as error:  # outside of what is tried: a mistake of ours, or a child out of memory
-                grown = next(row for row in Path("/proc/self/status").read_text().splitlines() if "VmData" in row)
-                trial = Trial(int(line), "", "", "", "crash", f"{traceback.format_exc()[-500:]} {error!r} {grown} of {used}")
+            except BaseException:  # outside of what is tried: a mistake of ours
+                trial = Trial(int(line), "", "", "", "crash", traceback.format_exc()[-1_000:])
             answers.write(json.dumps(asdict(trial)).encode() + b"\n")
             answers.flush()
 

@@ -153,7 +153,9 @@ def _pcap(content: bytes) -> Places:
         (size,) = struct.unpack_from(f"{order}I", content, at + 8)
         found += [(at + 4 * n, f"{order}I") for n in range(4)]
         # IP's length and its header's, fragments, protocol; the transport's first bytes.
-        found += [(at + 16 + skip + n, form) for skip in (0, 14) for n, form in ((0, ">B"), (2, ">H"), (6, ">H"), (9, ">B"))]
+        found += [
+            (at + 16 + skip + n, form) for skip in (0, 14) for n, form in ((0, ">B"), (2, ">H"), (6, ">H"), (9, ">B"))
+        ]
         found.append((at + 16 + 14 + 32, ">B"))
         at += 16 + size
     return found

@@ -27,7 +27,8 @@ TEXTS = (
     "١٢".encode(), b"1,5", b"\x00", b"%s%n", b"../../etc/passwd", b"\xff\xfe", b"true", b"null", b'"', b"[" * 200,
 )  # fmt: skip
 MAGICS = (
-    b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"RIFF\xff\xff\xff\xffWAVE", b"OggS", b"fLaC", b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f",
+    b"PK\x03\x04", b"\x1f\x8b\x08\x00", b"RIFF\xff\xff\xff\xffWAVE", b"OggS", b"fLaC",
+    b"ID3\x04\x00\x00\x7f\x7f\x7f\x7f",
     b"\x89HDF\r\n\x1a\n", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"II+\x00\x08\x00\x00\x00",
     b"\x93NUMPY\x01\x00", b"\x0a\x0d\x0d\x0a", b"\xd4\xc3\xb2\xa1", b"<?xml", b"\x80\x04", b"%PDF", b"CSAR", b"GIF89a",
     b"\x00\x00\x00\x20ftypM4A ", b"MATLAB 5.0", b"BDF", b"NRRD", b"\xff\xff\xff\xff", b"NITF02.10",
@@ -55,8 +56,10 @@ def mutated(seed: Seed, others: list[Seed], random: Random) -> tuple[bytes, str]
     if random.random() < 0.3:
         # One small change, most of the file being as it was, gets furthest.
         places = fields_of(content)
-        content = _field(content, places, random) if places else random.choice((flip, number, real, digits))(
-            content, other, random
+        content = (
+            _field(content, places, random)
+            if places
+            else random.choice((flip, number, real, digits))(content, other, random)
         )
         return sealed(content), "gentle"
     for _ in range(random.choice((1, 1, 1, 2, 3, 6))):
@@ -153,7 +156,9 @@ def beheaded(content: bytes, _: bytes, random: Random) -> bytes:
 
 def longer(content: bytes, other: bytes, random: Random) -> bytes:
     size = random.choice((1, 16, 4_096, 300_000))
-    tail = random.choice((bytes(size), b"\xff" * size, random.randbytes(min(size, 65_536)), other[:size], content[:size]))
+    tail = random.choice(
+        (bytes(size), b"\xff" * size, random.randbytes(min(size, 65_536)), other[:size], content[:size])
+    )
     return content + tail
 
 
@@ -230,7 +235,8 @@ CHANGES: tuple[Callable[[bytes, bytes, Random], bytes], ...] = (
 )  # fmt: skip
 
 _LEAVES: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, -1e308, 1e-320, "", "x", "C" * 30_000, "../x", "\x00", "\ud800",
+    None, True, False, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, -1e308, 1e-320, "", "x", "C" * 30_000, "../x",
+    "\x00", "\ud800",
     [], {}, [[]], [[[1]]], [1, [2]], [None], {"data": 1}, "NaN",
 )  # fmt: skip
 

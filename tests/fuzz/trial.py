@@ -76,7 +76,7 @@ class Corpus:
     """The mutated files by number."""
 
     def __init__(self, seeds: list[Seed], base: int) -> None:
-        """Make files from ``seeds``, which all of a domain and then all of a format stand for equally; ``base`` varies."""
+        """Make files from ``seeds``, as many of each domain and, in it, of each format; ``base`` varies."""
         self.base = base
         self._all = seeds
         self._by_domain: dict[str, dict[str, list[Seed]]] = {}
@@ -191,7 +191,7 @@ def _fault_of(text: str, free: bool = False) -> str:
 
 def _finite(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
-        return not value.is_floating_point() and not value.is_complex() or bool(torch.isfinite(value).all())
+        return (not value.is_floating_point() and not value.is_complex()) or bool(torch.isfinite(value).all())
     if isinstance(value, np.ndarray):
         return value.dtype.kind not in "fc" or bool(np.isfinite(value).all())
     if isinstance(value, Mapping):
@@ -207,10 +207,10 @@ def _finite(value: Any) -> bool:
 
 def _leftovers() -> set[str]:
     """Return temporary files, open files, and child processes."""
-    found = {f"temporary {name}" for name in os.listdir(tempfile.gettempdir())}
-    for number in os.listdir("/proc/self/fd"):
+    found = {f"temporary {path.name}" for path in Path(tempfile.gettempdir()).iterdir()}
+    for link in Path("/proc/self/fd").iterdir():
         try:
-            found.add(f"open {number} {os.readlink(f'/proc/self/fd/{number}')}")
+            found.add(f"open {link.name} {link.readlink()}")
         except OSError:  # that of the listing itself
             continue
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
