@@ -26,6 +26,7 @@ from serving.keys import KeyRing
 from serving.middleware import Envelope
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
+from serving.protocols.hub_endpoint import add_hub_endpoint
 from serving.protocols.streaming import StreamedEmbeddings, stream_format
 from serving.protocols.tensors import HEADER_LENGTH
 from serving.protocols.v2 import add_v2
@@ -120,6 +121,8 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
     add_v2(app, routes)
+    if engine.settings.hub_endpoint:
+        add_hub_endpoint(app, routes)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -240,7 +243,8 @@ class Routes(Front):
         """Return the counters in Prometheus's text format."""
         label(request, "/metrics")
         found = self._engine.metrics
-        return Response(found.exposition(), media_type=found.content_type)
+        content, kind = found.exposition(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": kind})
 
     async def index(self, request: Request) -> HTMLResponse:
         """Show what is served here."""

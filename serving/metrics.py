@@ -15,10 +15,9 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -44,8 +43,6 @@ class Metrics:
 
     Labels are models, routes, stages, statuses, error codes and names of keys: never a request's id or a file's name.
     """
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         """Create all series empty."""
@@ -122,9 +119,14 @@ class Metrics:
         """
         self.registry.register(_Models(models, tuple(all_states)))
 
-    def exposition(self) -> bytes:
-        """Return all series in Prometheus's text format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Return all series, and their media type.
+
+        Args:
+            accept: What the asker takes: OpenMetrics where it says so, as Prometheus does, and else Prometheus's text.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
 
 class _Models(Collector):
