@@ -25,10 +25,12 @@ from serving.handling import Encoding, call_of, http_error, label, unless_gone
 from serving.inputs import Input, as_inputs
 from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
+from serving.metrics import Exposition
 from serving.middleware import Envelope
 from serving.playground.routes import NATIVE_FILE, PICTURE, Playground
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
+from serving.protocols.hub_endpoint import add_hub_endpoint
 from serving.protocols.streaming import StreamedEmbeddings, stream_format
 from serving.protocols.tensors import HEADER_LENGTH
 from serving.protocols.v2 import add_v2
@@ -53,7 +55,7 @@ def create_app(
     *,
     send_request_id: bool = True,
     tracing: Tracing | None = None,
-    exposition: Callable[[], Awaitable[bytes]] | None = None,
+    exposition: Callable[[str], Awaitable[Exposition]] | None = None,
 ) -> FastAPI:
     """Return the application.
 
@@ -166,6 +168,8 @@ def create_app(
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
     add_v2(app, routes)
+    if engine.settings.hub_endpoint:
+        add_hub_endpoint(app, routes)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -185,7 +189,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 class Routes(Front):
     """The handlers of the service's own routes, over one engine."""
 
-    def __init__(self, engine: Engine, exposition: Callable[[], Awaitable[bytes]] | None = None) -> None:
+    def __init__(self, engine: Engine, exposition: Callable[[str], Awaitable[Exposition]] | None = None) -> None:
         """Serve what ``engine`` serves; ``exposition`` gives the metrics in the place of its own."""
         super().__init__(engine)
         self._exposition = exposition
@@ -303,8 +307,10 @@ class Routes(Front):
         """Return the counters in Prometheus's text format."""
         label(request, "/metrics")
         found = self._engine.metrics
-        content = found.exposition() if self._exposition is None else await self._exposition()
-        return Response(content, media_type=found.content_type)
+        accept = request.headers.get("accept", "")
+        shared = self._exposition
+        content, kind = found.exposition(accept) if shared is None else await shared(accept)
+        return Response(content, headers={"Content-Type": kind})
 
 
 def _check_json(body: BodyReader) -> None:

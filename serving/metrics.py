@@ -16,16 +16,18 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 COSTS = tuple(4**n for n in range(3, 13))
 
+
+Exposition = tuple[bytes, str]
+"""Series as text, and its media type."""
 
 INFO = ("revision", "weights", "processor")
 
@@ -45,8 +47,6 @@ class Metrics:
 
     Labels are models, routes, stages, statuses, error codes and names of keys: never a request's id or a file's name.
     """
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         """Create all series empty."""
@@ -135,9 +135,20 @@ class Metrics:
             with contextlib.suppress(KeyError):
                 gauge.remove(model)
 
-    def exposition(self) -> bytes:
-        """Return all series in Prometheus's text format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> Exposition:
+        """Return all series; see `exposition_of`."""
+        return exposition_of(self.registry, accept)
+
+
+def exposition_of(series: Collector, accept: str = "") -> Exposition:
+    """Return series as text.
+
+    Args:
+        series: They.
+        accept: What the asker takes: OpenMetrics where it says so, as Prometheus does, and else Prometheus's text.
+    """
+    encode, content_type = choose_encoder(accept)
+    return encode(series), content_type
 
 
 class _Models(Collector):

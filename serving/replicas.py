@@ -14,12 +14,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
-from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from ray.exceptions import RayError
 
-from serving.metrics import Metrics
+from serving.metrics import Exposition, Metrics, exposition_of
 
 logger = logging.getLogger("fmhub.serving")
 
@@ -78,14 +77,14 @@ class SharedMetrics:
                 logger.debug("the series of this replica were not published: %s", type(error).__name__)
             await asyncio.sleep(PUBLISH_SECONDS)
 
-    async def exposition(self) -> bytes:
-        """Return the series of all replicas in Prometheus's text format."""
+    async def exposition(self, accept: str) -> Exposition:
+        """Return the series of all replicas; see `serving.metrics.exposition_of`."""
         try:
             self._others = await self._call("published")
         except (RayError, TimeoutError) as error:
             logger.warning("the other replicas' series are those of the scrape before: %s", type(error).__name__)
         own = {self._replica: list(self._metrics.registry.collect())}
-        return generate_latest(Merged(self._others | own))
+        return exposition_of(Merged(self._others | own), accept)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:

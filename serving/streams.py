@@ -153,6 +153,7 @@ class SampleStream:
         self._samples = self._bytes = self._inputs = 0
         self._exhausted = self._closed = False
         self._error: Exception | None = None
+        self._last: HubError | None = None
         self._taking = asyncio.Lock()
         self._news = asyncio.Event()
         self._space = asyncio.Event()
@@ -175,6 +176,11 @@ class SampleStream:
                     job.fail(InputFailed(item, param=f"{self.kind}[{job.index}]"))
                 else:
                     await read(job, item)
+        except HubError as error:
+            # What came before it is good.
+            self._last = error
+            self._exhausted = True
+            self.note_news()
         except Exception as error:
             self.fail(error)
 
@@ -241,6 +247,8 @@ class SampleStream:
             if self._error is not None:
                 raise self._error
             if self._exhausted and not self._jobs:
+                if self._last is not None:
+                    raise self._last
                 return []
             self._news.clear()
             await self._news.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.problems import ErrorForm, ErrorReport
@@ -12,6 +13,12 @@ HUB_CODES = {
     "entry_not_found": "EntryNotFound",
 }
 """What huggingface_hub tells errors apart by."""
+
+
+class TextError(BaseModel):
+    """The shape of every error of these protocols."""
+
+    error: str
 
 
 class ErrorForms:

@@ -21,6 +21,7 @@ from serving.jobs import Call, Output, Refused
 from serving.lane import Lane
 from serving.problems import ErrorReport
 from serving.protocols import v2_documents as documents
+from serving.protocols.error_forms import TextError
 from serving.protocols.tensors import HEADER_LENGTH, Tensor, read_tensors, split_body, write_body
 from serving.protocols.v2_answers import EMBEDDING, Wanted, outputs_of, wanted_of
 from serving.protocols.v2_inputs import inputs_of
@@ -32,7 +33,6 @@ from serving.protocols.v2_schemas import (
     ModelMetadata,
     Ready,
     ServerMetadata,
-    V2Error,
 )
 from serving.schemas import Options, parse_request
 
@@ -45,7 +45,7 @@ OPTIONS = ("pooling", "layer", "dimensions")
 
 NOT_HERE = ("priority", "sequence_id", "sequence_start", "sequence_end")
 
-_ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": V2Error}, "5XX": {"model": V2Error}}
+_ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": TextError}, "5XX": {"model": TextError}}
 
 
 def add_v2(app: FastAPI, front: Front) -> None:

@@ -75,12 +75,6 @@ class InferAnswer(BaseModel):
     outputs: list[ResponseOutput]
 
 
-class V2Error(BaseModel):
-    """The shape of every error of this protocol."""
-
-    error: str
-
-
 class TensorFacts(BaseModel):
     """A tensor as a model's metadata describe it; -1 is any length."""
 

@@ -68,7 +68,7 @@ class NumberReader(Reader):
 
     def parse(self, value: Any, name: str = "input") -> Iterator[Sample]:
         scale = 1.0
-        if isinstance(value, dict) and value.keys() <= {"numbers", "scale"}:
+        if isinstance(value, dict) and value.keys() | {"scale"} == {"numbers", "scale"}:
             value, scale = value["numbers"], value.get("scale", 1.0)
         if isinstance(value, str):
             value = value.split()
@@ -76,13 +76,13 @@ class NumberReader(Reader):
             value = value.tolist()
         if not isinstance(value, list):
             raise InvalidInput(f"expected a {self.plain_form}", source=name)
-        yield self._sample(value if scale == 1 else [scale * v for v in value], "")
+        yield self._sample(value, "", scale)
 
-    def _sample(self, numbers: Sequence[Any], key: str) -> Sample:
+    def _sample(self, numbers: Sequence[Any], key: str, scale: Any = 1.0) -> Sample:
         if len(numbers) > self.max_numbers:
             raise TooLarge(f"{len(numbers)} numbers; at most {self.max_numbers} are read")
         try:
-            values = [float(v) for v in numbers]
+            values = [float(scale) * float(v) for v in numbers]
         except (TypeError, ValueError, OverflowError):
             raise InvalidInput("something is no number", code="no_number") from None
         if not all(map(math.isfinite, values)):

@@ -523,6 +523,12 @@ def test_the_openapi_document_names_all_routes(run: Any) -> None:
             assert set(document["paths"]) == {
                 "/", "/healthz", "/readyz", "/metrics", "/v1/models", "/v1/models/{model}", "/v1/embeddings",
                 "/v1/models/{model}/embeddings", "/v1/models/{model}/{task}",
+                "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
+                *(
+                    f"/v2/models/{{model}}{version}{rest}"
+                    for version in ("", "/versions/{version}")
+                    for rest in ("", "/ready", "/config", "/stats", "/infer")
+                ),
             }  # fmt: skip
             body = document["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
             assert set(body["schema"]["required"]) == {"model", "input"}

@@ -26,10 +26,10 @@ def elements(*values: bytes) -> bytes:
 
 
 async def post_binary(
-    http: httpx.AsyncClient, body: dict[str, Any], *pieces: bytes, path: str = INFER, length: str | None = None
+    http: httpx.AsyncClient, body: dict[str, Any], *pieces: bytes, path: str = INFER, length: bytes | None = None
 ) -> httpx.Response:
     text = json.dumps(body).encode()
-    headers = {"inference-header-content-length": length or str(len(text))}
+    headers = [(b"inference-header-content-length", length or str(len(text)).encode())]
     return await http.post(path, content=b"".join([text, *pieces]), headers=headers)
 
 
@@ -231,7 +231,7 @@ def test_what_is_wrong_is_named(run: Callable[..., Any]) -> None:
             answer = await post_binary(http, {"inputs": cut}, b"\xff\xff\xff\xffab")
             assert answer.status_code == 422 and "cut off" in answer.json()["error"]
             for length in ("99999", "x", "²", "-1", "9" * 5000):
-                wrong = await post_binary(http, {"inputs": [value]}, length=length.encode().decode("latin-1"))
+                wrong = await post_binary(http, {"inputs": [value]}, length=length.encode())
                 assert wrong.status_code == 422, wrong.text
             for headers, status in (
                 ({"content-type": "text/plain"}, 415),
@@ -249,7 +249,7 @@ def test_what_is_wrong_is_named(run: Callable[..., Any]) -> None:
             pinned = await http.post("/v2/models/dummy/versions/1/infer", json={"inputs": [value]})
             assert pinned.status_code == 404
             assert (await http.get(INFER)).status_code == 405 and (await http.get("/v2/nope")).status_code == 404
-            series = engine.metrics.exposition().decode()
+            series = engine.metrics.exposition()[0].decode()
             assert 'route="/v2/models/{model}/infer",status="422"' in series
             assert 'fmhub_rejected_requests_total{code="version_not_found",model="dummy"} 1.0' in series
 
