@@ -26,8 +26,8 @@ from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
 from serving.lane import Lane
 from serving.middleware import Envelope
-from serving.problems import ErrorReport
 from serving.playground.routes import PICTURE, Playground
+from serving.problems import ErrorReport
 from serving.schemas import (
     EmbeddingAnswer,
     EmbeddingRequest,

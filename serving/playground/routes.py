@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from hub.embedder import Embedder
 from hub.errors import UnsupportedOption
 from hub.modeling import TaskFile
+from hub.reading import Reader
 from serving import answers
 from serving.engine import Engine
 from serving.errors import InvalidRequest, Overloaded
@@ -49,6 +51,8 @@ class Playground:
         self._routes = routes
         self._shelf = ExampleShelf(engine)
         self._waiting = 0
+        # One thread at most reads for pictures; the others are the models'.
+        self._turn = asyncio.Semaphore(1)
 
     async def preview(self, request: Request, model: str, sample: str | None = None) -> Response:
         """Draw the one input's first usable sample, or that of the key ``sample``."""
@@ -61,7 +65,7 @@ class Playground:
             label(request, model=model)
             call = call_of(request)
             embedder = await lane.loaded()
-            picture = partial(draw, embedder.reader, _preview_of(embedder), inputs[0], f"{kind}[0]", sample)
+            picture = partial(draw, *_drawing(embedder), inputs[0], f"{kind}[0]", sample)
             return _image(await unless_gone(request, self._drawn(picture, call)))
 
     async def neighbours(self, request: Request, model: str) -> Response:
@@ -112,7 +116,7 @@ class Playground:
         if name not in examples.pictures:
             embedder = await lane.loaded()
             item = UploadedFile(file.content or b"", name)
-            picture = partial(draw, embedder.reader, _preview_of(embedder), item, name, None, True)
+            picture = partial(draw, *_drawing(embedder), item, name, None, True)
             examples.pictures[name] = await self._drawn(picture, call_of(request))
         return _image(examples.pictures[name])
 
@@ -126,16 +130,26 @@ class Playground:
             raise Overloaded(f"{MOST_WAITING} pictures are being drawn already; try again later", retry_after=1)
         self._waiting += 1
         try:
-            return await self._engine.aside(picture, call)
+            async with self._turn:
+                return await self._engine.aside(picture, call)
         finally:
             self._waiting -= 1
 
 
-def _preview_of(embedder: Embedder) -> Callable[..., TaskFile]:
+def _drawing(embedder: Embedder) -> tuple[Reader, Callable[..., TaskFile]]:
+    """Return what reads for pictures, and what draws them.
+
+    A model's own reader may refuse what can be drawn all the same, such as the result of its task; then it is that of
+    the domain.
+
+    Raises:
+        UnsupportedOption: The domain draws nothing.
+    """
     domain = embedder.system.domain
     if "preview" not in domain.references:
         raise UnsupportedOption(f"{domain.title} has no pictures", param="task", code="task_not_found")
-    return domain.load("preview")
+    reader = domain.load("reader")
+    return embedder.reader if type(embedder.reader) is reader else reader(), domain.load("preview")
 
 
 def _told(output: Output, examples: Examples) -> dict[str, Any]:
