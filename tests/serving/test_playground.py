@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_every_sample_file_and_example_can_be_drawn(written: Any) -> None:
     assert len({e.name for e in examples}) == len(examples) >= 12
     assert sum(len(e.content or b"") for e in examples) < 4_000_000
     drawn = set()
-    for sample in samples_of(name, [*map(Source.from_path, paths), *examples[::7]]):
+    for sample in samples_of(name, [*map(Source.from_path, paths), *examples[::9]]):
         picture = preview(sample)
         check_picture(picture)
         drawn.add(picture.content)
@@ -93,34 +94,33 @@ def test_examples_are_the_same_on_every_call(written: Any) -> None:
 
 
 def huge(name: str) -> Sample:
-    """A sample near the size of what a request may hold."""
+    """A sample near the size of what a request may hold; for captures and molecules there is nothing of the kind."""
     domain = domains()[name]
-    random = np.random.default_rng(0)
+    noise = np.random.default_rng(0).random(250_000, np.float32)
     if name == "speech":
-        return Sample(domain.resolve("reading:Waveform")(random.normal(size=20_000_000).astype(np.float32), 16_000))
+        return Sample(domain.resolve("reading:Waveform")(np.tile(noise, 60), 16_000))
     if name == "music":
-        return Sample(domain.resolve("audio:Audio")(random.normal(size=(2, 10_000_000)).astype(np.float32), 44_100))
+        return Sample(domain.resolve("audio:Audio")(np.tile(noise, (2, 40)), 44_100))
     if name == "eeg":
-        channels = [f"E{i}" for i in range(64)]
-        return Sample(domain.resolve("recording:Recording")(random.normal(size=(64, 250_000)), 250.0, channels))
+        return Sample(
+            domain.resolve("recording:Recording")(np.tile(noise, (64, 1)), 250.0, [f"E{i}" for i in range(64)])
+        )
     if name == "sar":
-        pixels = np.abs(random.normal(size=(6000, 5000))).astype(np.float32)
-        return Sample(domain.resolve("raster:Raster").from_array(pixels))
+        return Sample(domain.resolve("raster:Raster").from_array(np.tile(noise.reshape(500, 500), (16, 16))))
     if name == "medical":
-        return Sample(domain.resolve("image:MedicalImage")(random.random((1, 200, 512, 512), np.float32)))
-    if name == "graphs":
-        ends = random.integers(0, 20_000, (2, 100_000)).tolist()
-        value = {"edge_index": ends, "x": [[1.0]] * 20_000}
-        return next(domain.load("reader")().parse(value))
-    rows = domain.load("examples")()[0]
-    return next(domain.load("reader")().read(rows))
+        return Sample(domain.resolve("image:MedicalImage")(np.tile(noise.reshape(1, 1, 500, 500), (1, 150, 1, 1))))
+    ends = np.random.default_rng(0).integers(0, 20_000, (2, 100_000)).tolist()
+    return next(domain.load("reader")().parse({"edge_index": ends, "x": [[1.0]] * 20_000}))
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", [name for name in DOMAINS if name != "network"])
 def test_a_very_large_sample_is_drawn_from_less(name: str) -> None:
     if domains()[name].missing:
         pytest.skip("packages missing")
-    check_picture(domains()[name].load("preview")(huge(name)))
+    sample, preview = huge(name), domains()[name].load("preview")
+    started = time.process_time()
+    check_picture(preview(sample))
+    assert time.process_time() - started < 3  # about 0.4 s; not wall time, which depends on who else computes
 
 
 def test_no_picture_holds_what_names_a_person_or_a_host(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_scripts_reach_nothing_outside() -> None:
         text = content.decode()
         addresses = set(re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", text))
         assert addresses <= {"http://www.w3.org/2000/svg"}, path
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|\beval\b|document\.write|localStorage", text), path
+        assert not re.search(r"(inner|outer|Adjacent)HTML|\beval\b|document\.write|localStorage", text), path
 
 
 def test_neighbours_examples_and_pictures_of_a_model(run: Any) -> None:
@@ -236,7 +236,8 @@ def test_neighbours_examples_and_pictures_of_a_model(run: Any) -> None:
             again = await client.post(f"{at}/neighbours", files={"file": ("caffeine.smi", file.content)})
             told = again.json()["data"][0]["result"]
             assert told["nearest"][0] == {"name": "caffeine.smi", "cosine": 1.0}
-            assert [n["cosine"] for n in told["nearest"]] == sorted((n["cosine"] for n in told["nearest"]), reverse=True)
+            cosines = [n["cosine"] for n in told["nearest"]]
+            assert cosines == sorted(cosines, reverse=True)
             place = next(e["place"] for e in listed["data"] if e["name"] == "caffeine.smi")
             assert told["place"] == pytest.approx(place, abs=1e-3)
             plain = await client.post(f"{at}/embeddings", json={"input": ["CCO"]})
