@@ -12,14 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.embedder import Embedder
-from hub.errors import UnsupportedOption
+from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import TaskFile
-from hub.reading import Reader
 from serving import answers
 from serving.engine import Engine
-from serving.errors import InvalidRequest, Overloaded
+from serving.errors import InputFailed, InvalidRequest, Overloaded
 from serving.handling import Encoding, call_of, label, unless_gone
-from serving.inputs import UploadedFile
+from serving.inputs import Input, UploadedFile
 from serving.jobs import Call, Output
 from serving.lane import Lane
 from serving.playground.examples import Examples, ExampleShelf
@@ -65,8 +64,7 @@ class Playground:
             label(request, model=model)
             call = call_of(request)
             embedder = await lane.loaded()
-            picture = partial(draw, *_drawing(embedder), inputs[0], f"{kind}[0]", sample)
-            return _image(await unless_gone(request, self._drawn(picture, call)))
+            return _image(await unless_gone(request, self._picture(embedder, inputs[0], f"{kind}[0]", sample, call)))
 
     async def neighbours(self, request: Request, model: str) -> Response:
         """Embed inputs, and tell of each sample its nearest examples and its place on their map."""
@@ -116,7 +114,7 @@ class Playground:
         if name not in examples.pictures:
             embedder = await lane.loaded()
             item = UploadedFile(file.content or b"", name)
-            picture = partial(draw, *_drawing(embedder), item, name, None, True)
+            picture = partial(draw, embedder.reader, _preview_of(embedder), item, name, small=True)
             examples.pictures[name] = await self._drawn(picture, call_of(request))
         return _image(examples.pictures[name])
 
@@ -124,6 +122,17 @@ class Playground:
         lane = self._routes.lane(request, model)
         label(request, model=model)
         return lane, await unless_gone(request, self._shelf.of(lane))
+
+    async def _picture(self, embedder: Embedder, item: Input, place: str, key: str | None, call: Call) -> TaskFile:
+        """Draw an input that the model can read, or at least its domain: the result of a task, say."""
+        preview, general = _preview_of(embedder), embedder.system.domain.load("reader")
+        try:
+            return await self._drawn(partial(draw, embedder.reader, preview, item, place, key), call)
+        except InputFailed as error:
+            alike = type(embedder.reader) is general
+            if alike or key is not None or not isinstance(error.cause, InvalidInput):
+                raise
+        return await self._drawn(partial(draw, general(), preview, item, place), call)
 
     async def _drawn(self, picture: Callable[[], TaskFile], call: Call) -> TaskFile:
         if self._waiting >= MOST_WAITING:
@@ -136,20 +145,11 @@ class Playground:
             self._waiting -= 1
 
 
-def _drawing(embedder: Embedder) -> tuple[Reader, Callable[..., TaskFile]]:
-    """Return what reads for pictures, and what draws them.
-
-    A model's own reader may refuse what can be drawn all the same, such as the result of its task; then it is that of
-    the domain.
-
-    Raises:
-        UnsupportedOption: The domain draws nothing.
-    """
+def _preview_of(embedder: Embedder) -> Callable[..., TaskFile]:
     domain = embedder.system.domain
     if "preview" not in domain.references:
         raise UnsupportedOption(f"{domain.title} has no pictures", param="task", code="task_not_found")
-    reader = domain.load("reader")
-    return embedder.reader if type(embedder.reader) is reader else reader(), domain.load("preview")
+    return domain.load("preview")
 
 
 def _told(output: Output, examples: Examples) -> dict[str, Any]:

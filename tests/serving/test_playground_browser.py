@@ -48,7 +48,7 @@ class Case:
 CASES = {
     "speech": Case("tera-tiny", "synthetic-high-voice.mp3", "high voice"),
     "music": Case("mert-tiny", "synthetic-clarinet.mp3", "A minor"),
-    "eeg": Case("eegformer-tiny", "synthetic-eyes.edf", "eyes"),
+    "eeg": Case("eegformer-tiny", "synthetic-eyes.edf", "eyes", 2),
     "network": Case("netfound-tiny", "office.pcap", "name lookup", 12),
     "graphs": Case("graphmae-mol-tiny", "drugs.smi", "aspirin", 5),
     "medical": Case("lvm-med-tiny", "synthetic-volume.nii", "volume"),
