@@ -180,7 +180,7 @@ def browser() -> Iterator[Any]:
 def visit(browser: Any, server: Server) -> Iterator[Callable[..., Watched]]:
     contexts = []
 
-    def opened(width: int = 1200, height: int = 1330, **options: Any) -> Watched:
+    def opened(width: int = 1200, height: int = 1480, **options: Any) -> Watched:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
         return Watched(contexts[-1].new_page(), server)
 
