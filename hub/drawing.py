@@ -22,9 +22,7 @@ DPI = 100
 
 def new_figure(width: int, height: int) -> Figure:
     """Return an empty figure of a size in pixels; its axes are laid out without overlap."""
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)  # type: ignore[union-attr]
-    return figure
+    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def as_png(figure: Figure) -> TaskFile:

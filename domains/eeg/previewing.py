@@ -47,13 +47,13 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.set_xlabel(f"seconds{_rest(recording, shown)} ({recording.sampling_rate:g} Hz)")
     bar = next((size for size in reversed(ROUND) if size <= spacing), ROUND[0])
-    place = axes.get_xaxis_transform()
-    axes.plot([1.01] * 2, [-bar / 2, bar / 2], color=INK, linewidth=2, clip_on=False, transform=axes.get_yaxis_transform())
-    axes.text(1.02, 0, f"{bar} µV", va="center", transform=axes.get_yaxis_transform(), color=INK)
+    above, beside = axes.get_xaxis_transform(), axes.get_yaxis_transform()
+    axes.plot([1.01] * 2, [-bar / 2, bar / 2], color=INK, linewidth=2, clip_on=False, transform=beside)
+    axes.text(1.02, 0, f"{bar} µV", va="center", transform=beside, color=INK)
     for note in shown.annotations[:20]:
         axes.axvline(note.onset, color=QUIET, linewidth=0.8, linestyle=":")
         if note.onset >= 0:
-            axes.text(note.onset, 1.0, f" {note.label[:24]}", transform=place, color=QUIET, va="bottom", fontsize=8)
+            axes.text(note.onset, 1.0, f" {note.label[:24]}", transform=above, color=QUIET, va="bottom", fontsize=8)
     return as_png(figure)
 
 

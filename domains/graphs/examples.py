@@ -27,7 +27,11 @@ OF_LIFE = {
     "dopamine": "NCCc1ccc(O)c(O)c1",
     "serotonin": "NCCc1c[nH]c2ccc(O)cc12",
 }
-SCENTS = {"vanillin": "COc1cc(C=O)ccc1O", "limonene": "CC(=C)[C@@H]1CCC(C)=CC1", "menthol": "CC(C)[C@@H]1CC[C@@H](C)C[C@H]1O"}
+SCENTS = {
+    "vanillin": "COc1cc(C=O)ccc1O",
+    "limonene": "CC(=C)[C@@H]1CCC(C)=CC1",
+    "menthol": "CC(C)[C@@H]1CC[C@@H](C)C[C@H]1O",
+}
 MORE_SOLVENTS = {"ethanol": "CCO", "benzene": "c1ccccc1", "acetone": "CC(C)=O", "chloroform": "ClC(Cl)Cl"}
 
 

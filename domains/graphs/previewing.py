@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import networkx
 import numpy as np
 from matplotlib.collections import LineCollection
@@ -36,9 +38,9 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
 
 def _molecule(molecule: Chem.Mol, small: bool) -> TaskFile:
     drawer = rdMolDraw2D.MolDraw2DSVG(*((240, 140) if small else (760, 340)))
-    options = drawer.drawOptions()
+    options: Any = drawer.drawOptions()
     options.padding = 0.08
-    options.fixedBondLength = 30 if not small else 18
+    options.fixedBondLength = 18 if small else 38
     rdMolDraw2D.PrepareAndDrawMolecule(drawer, molecule)
     drawer.FinishDrawing()
     return TaskFile(drawer.GetDrawingText().encode(), "image/svg+xml", "preview.svg")

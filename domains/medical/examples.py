@@ -1,4 +1,4 @@
-"""Known images to set others beside: slices and volumes of synthetic heads and of objects that scanners are tested on."""
+"""Known images to set others beside: slices and volumes of synthetic heads, and of objects to test scanners on."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def examples() -> list[Source]:
         }
         for name, records in kinds.items():
             made.append(Source.from_bytes(pcap(sorted(records)), f"{name.replace(' ', '-')}-{number + 1}.pcap"))
-    return made
+    return sorted(made, key=lambda source: source.name)
 
 
 class _Connection:
@@ -50,7 +50,9 @@ class _Connection:
         self.at += self.noise.randint(wait // 4, wait)
         hosts = (CLIENT, SERVER) if side == 0 else (SERVER, CLIENT)
         ack = self.numbers[1 - side] if flags & ACK else 0
-        segment = tcp(self.ports[side], flags, self.noise.randbytes(size), seq=self.numbers[side] % 2**32, ack=ack % 2**32)
+        segment = tcp(
+            self.ports[side], flags, self.noise.randbytes(size), seq=self.numbers[side] % 2**32, ack=ack % 2**32
+        )
         self.records.append(Record(self.at, ethernet(ip(*hosts, 6, segment, ttl=64 - 10 * side))))
         self.numbers[side] += size + bool(flags & (SYN | FIN))
 

@@ -11,6 +11,8 @@ from hub.drawing import ACCENT, CONTRAST, INK, QUIET, as_svg, new_figure
 from hub.modeling import TaskFile
 from hub.reading import Sample
 
+FEW = 20
+"""Packets for which there is always room, so that a few are not drawn as wide blocks."""
 NAMES = {1: "ICMP", 6: "TCP", 17: "UDP"}
 
 
@@ -32,7 +34,7 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
     colours = [ACCENT if size > 0 else CONTRAST for size in sizes]
     axes.bar(range(len(sizes)), sizes, color=colours, width=0.75)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set_xlim(-0.7, max(len(sizes), 8) - 0.3)
+    axes.set_xlim(-0.7, max(len(sizes), FEW) - 0.3)
     axes.set_ylim(-edge, edge)
     if small:
         axes.set_axis_off()
@@ -47,8 +49,8 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
     shown = f" (the first {len(sizes)} shown)" if total > len(sizes) else ""
     name = NAMES.get(flow.protocol, str(flow.protocol))
     axes.set_title(f"{name}, {total:,} packets{shown}, {flow.duration / 1e6:.3g} s", loc="left", color=INK)
-    axes.text(0.995, 0.97, "from the initiator", color=ACCENT, ha="right", va="top", transform=axes.transAxes)
-    axes.text(0.995, 0.03, "answers", color=CONTRAST, ha="right", va="bottom", transform=axes.transAxes)
+    for place, text, colour in ((0.86, "up: from the initiator", ACCENT), (1.0, "down: answers", CONTRAST)):
+        axes.text(place, 1.03, text, color=colour, ha="right", va="bottom", transform=axes.transAxes, fontsize=9)
     return as_svg(figure)
 
 

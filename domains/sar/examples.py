@@ -26,7 +26,7 @@ def examples() -> list[Source]:
             buffer = io.BytesIO()
             np.save(buffer, simulate_slc(scene, 10 * seed + number))
             made.append(Source.from_bytes(buffer.getvalue(), f"{name}-{number + 1}.npy"))
-    return made
+    return sorted(made, key=lambda source: source.name)
 
 
 def _scenes(random: np.random.Generator, number: int) -> dict[str, Scene]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hub.embedder import Embedder
-from hub.errors import UnsupportedOption
+from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import TaskFile
 from serving import answers
 from serving.engine import Engine
-from serving.errors import InvalidRequest, Overloaded
+from serving.errors import InputFailed, InvalidRequest, Overloaded
 from serving.handling import Encoding, call_of, label, unless_gone
-from serving.inputs import UploadedFile
+from serving.inputs import Input, UploadedFile
 from serving.jobs import Call, Output
 from serving.lane import Lane
 from serving.playground.examples import Examples, ExampleShelf
@@ -53,6 +54,8 @@ class Playground:
         self._routes = routes
         self._shelf = ExampleShelf(engine)
         self._waiting = 0
+        # One thread at most reads for pictures; the others are the models'.
+        self._turn = asyncio.Semaphore(1)
 
     async def preview(self, request: Request, model: str, sample: str | None = None) -> Response:
         """Draw the one input's first usable sample, or that of the key ``sample``."""
@@ -65,8 +68,7 @@ class Playground:
             label(request, model=model)
             call = call_of(request)
             embedder = await lane.loaded()
-            picture = partial(draw, embedder.reader, _preview_of(embedder), inputs[0], f"{kind}[0]", sample)
-            return _image(await unless_gone(request, self._drawn(picture, call)))
+            return _image(await unless_gone(request, self._picture(embedder, inputs[0], f"{kind}[0]", sample, call)))
 
     async def neighbours(self, request: Request, model: str) -> Response:
         """Embed inputs, and tell of each sample its nearest examples and its place on their map."""
@@ -116,7 +118,7 @@ class Playground:
         if name not in examples.pictures:
             embedder = await lane.loaded()
             item = UploadedFile(file.content or b"", name)
-            picture = partial(draw, embedder.reader, _preview_of(embedder), item, name, None, True)
+            picture = partial(draw, embedder.reader, _preview_of(embedder), item, name, small=True)
             examples.pictures[name] = await self._drawn(picture, call_of(request))
         return _image(examples.pictures[name])
 
@@ -125,12 +127,24 @@ class Playground:
         label(request, model=model)
         return lane, await unless_gone(request, self._shelf.of(lane))
 
+    async def _picture(self, embedder: Embedder, item: Input, place: str, key: str | None, call: Call) -> TaskFile:
+        """Draw an input that the model can read, or at least its domain: the result of a task, say."""
+        preview, general = _preview_of(embedder), embedder.system.domain.load("reader")
+        try:
+            return await self._drawn(partial(draw, embedder.reader, preview, item, place, key), call)
+        except InputFailed as error:
+            alike = type(embedder.reader) is general
+            if alike or key is not None or not isinstance(error.cause, InvalidInput):
+                raise
+        return await self._drawn(partial(draw, general(), preview, item, place), call)
+
     async def _drawn(self, picture: Callable[[], TaskFile], call: Call) -> TaskFile:
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} pictures are being drawn already; try again later", retry_after=1)
         self._waiting += 1
         try:
-            return await self._engine.aside(picture, call)
+            async with self._turn:
+                return await self._engine.aside(picture, call)
         finally:
             self._waiting -= 1
 

@@ -17,7 +17,8 @@ def check_routes(url: str) -> None:
     with httpx.Client(base_url=url) as http:
         assert http.get("/healthz").json() == {"status": "ok"}
         assert http.get("/readyz").json()["status"] == "ready"
-        assert "dummy" in http.get("/").text
+        assert "playground/app.js" in http.get("/").text
+        assert http.get("/playground/app.js").headers["content-type"].startswith("text/javascript")
         assert http.get("/v1/models").json()["data"][0]["id"] == "dummy"
         assert http.get("/v1/models/org/other").json()["dimension"] == 4
         file = http.post("/v1/models/dummy/table", files={"file": ("a.num", file_of([1, 2]))})

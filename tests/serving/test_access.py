@@ -32,7 +32,7 @@ def bearer(key: str) -> dict[str, str]:
 def test_without_a_valid_key_nothing_is_told(run: Any) -> None:
     async def main() -> None:
         async with running_app("dummy", "org/other", keys=KEYS) as (client, _):
-            paths = ["/", "/v1/models", "/v1/models/dummy", "/openapi.json", "/metrics", "/nope"]
+            paths = ["/v1/models", "/v1/models/dummy", "/openapi.json", "/metrics", "/nope"]
             refused = [await client.get(p) for p in paths]
             refused += [await client.post("/v1/embeddings", json={"model": "dummy", "input": "1"})]
             for answer in refused:
@@ -57,8 +57,6 @@ def test_a_key_uses_and_sees_only_its_models(run: Any) -> None:
         async with running_app("dummy", "org/other", keys=KEYS) as (client, _):
             client.headers.update(bearer(BOB))
             assert [m["id"] for m in (await client.get("/v1/models")).json()["data"]] == ["org/other"]
-            page = (await client.get("/")).text
-            assert "org/other" in page and "dummy" not in page
             assert (await client.post("/v1/embeddings", json={"model": "org/other", "input": "1"})).status_code == 200
             # Whether a model outside of the key's scope exists is not told.
             for model in ("dummy", "nope"):

@@ -142,7 +142,7 @@ async function open(file, example = false) {
   showItems(answer, (index) => showSample(index));
   offerTasks(model.id, model.facts.tasks ?? [], () => shown, waiting);
   await showSample(0, picture);
-  const best = answer.data[0].nearest?.[0];
+  const best = answer.data[0].nearest?.find(({ name }) => name !== file.name);
   say(`${file.name}: ${answer.data.length === 1 ? "one sample" : `${answer.data.length} samples`}${best ? `, nearest to ${title(best.name)}` : ""}.`);
   byId("result-title").focus({ preventScroll: true });
 }

@@ -3,7 +3,7 @@
 import { draw, title } from "./dom.js";
 
 const WIDTH = 460;
-const HEIGHT = 340;
+const HEIGHT = 400;
 const MARGIN = 26;
 
 /**
@@ -62,8 +62,9 @@ function scales(places) {
 
 /** The height for a label near (x, y) that no other label of the list has. */
 function free(x, y, taken) {
-  for (const shift of [4, -8, 16, -20, 28]) {
-    if (taken.every(([tx, ty]) => Math.abs(tx - x) > 130 || Math.abs(ty - (y + shift)) > 11)) {
+  for (const shift of [4, -9, 17, -22, 30, -35, 43, -48, 56, -61]) {
+    const inside = y + shift > 12 && y + shift < HEIGHT - 6;
+    if (inside && taken.every(([tx, ty]) => Math.abs(tx - x) > 130 || Math.abs(ty - (y + shift)) > 11)) {
       taken.push([x, y + shift]);
       return y + shift;
     }

@@ -25,11 +25,12 @@ export function offerTasks(model, tasks, shown, waiting) {
   byId("tasks").replaceChildren(...buttons);
 }
 
-/** A file: where the service can draw it, over the input's picture with a slider between the two. */
+/** A file to keep; where the service can draw it, the input's picture gives way to both with a slider between them. */
 async function asFile(model, task, file, before) {
   const link = download(file, file.name);
   const after = before ? await api.picture(model, file).catch(() => null) : null;
-  return after ? make("div", {}, compare(before, after, task), link) : make("div", {}, link);
+  if (after) byId("picture").replaceChildren(compare(before, after, task));
+  return link;
 }
 
 function download(blob, name) {
