@@ -101,9 +101,7 @@ class Comparison:
         cells = [Cell(inputs, clients) for inputs in (1, 32) for clients in settings.clients]
         with ExitStack() as stack:
             servers = {
-                name: stack.enter_context(
-                    serving(name, self._folder, settings.threads, settings.bentoml_python)
-                )
+                name: stack.enter_context(serving(name, self._folder, settings.threads, settings.bentoml_python))
                 for name in settings.contenders
             }
             for server_name, server in servers.items():
@@ -185,7 +183,9 @@ def _idle_share(server: Server, seconds: float = 3.0) -> float:
 def summary(comparison: Comparison) -> list[dict[str, Any]]:
     """Return medians over the rounds with their spread, and ratios to the model called in Python."""
     measured = comparison.measured
-    ceilings = {n: [m["embeddings_per_s"] for m in measured if m["name"] == CEILING and m["inputs"] == n] for n in (1, 32)}
+    ceilings = {
+        n: [m["embeddings_per_s"] for m in measured if m["name"] == CEILING and m["inputs"] == n] for n in (1, 32)
+    }
     cells = dict.fromkeys((m["inputs"], m["clients"], m["name"]) for m in measured)
     rows = []
     for inputs, clients, name in sorted(cells, key=lambda c: c[:2]):

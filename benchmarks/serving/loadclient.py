@@ -150,9 +150,7 @@ class Load:
             connection.close()
             status, headers, content = 0, {}, b""
         now = time.perf_counter()
-        self.answers.append(
-            Answer(body, status, now - due, now - self._started, content, "retry-after" in headers)
-        )
+        self.answers.append(Answer(body, status, now - due, now - self._started, content, "retry-after" in headers))
 
 
 def _message(path: str, host: str, body: dict[str, Any]) -> bytes:
@@ -209,7 +207,9 @@ def result_of(load: Load, plan: dict[str, Any], seconds: float, cpu: float) -> d
         "refusal_latencies": [a.seconds for a in load.answers if a.status not in (0, 200)],
         "refused_with_retry_after": sum(a.retry_after for a in load.answers if a.status == 429),
         "difference": largest_difference(good, plan) if "expected" in plan else None,
-        "first_refusal": next((a.content[:300].decode("utf-8", "replace") for a in load.answers if a.status != 200), ""),
+        "first_refusal": next(
+            (a.content[:300].decode("utf-8", "replace") for a in load.answers if a.status != 200), ""
+        ),
     }
 
 

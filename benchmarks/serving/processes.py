@@ -130,7 +130,11 @@ def started(
     """Start a server and return it when it answers; see `running`."""
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **environment}
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
         )
     server = Server(process, "" if port is None else f"http://127.0.0.1:{port}", log)
     until = time.monotonic() + START_SECONDS
