@@ -203,7 +203,7 @@ class Routes:
         return visible[model]
 
     def _body(self, request: Request) -> BodyReader:
-        return BodyReader(request, self._engine.settings, self._pending)
+        return BodyReader(request, self._engine.settings, self._pending, self._engine.spool)
 
     async def _embed(
         self, request: Request, model: str, inputs: Sequence[Input], options: Options, kind: str

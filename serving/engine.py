@@ -9,7 +9,6 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 from hub.embedder import Embedder
@@ -18,29 +17,34 @@ from hub.modeling import Layer
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InvalidSettings, Unavailable
-from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
 from serving.jobs import Call, Output, Refused
 from serving.keys import KeyRing
 from serving.lane import Lane, State
 from serving.metrics import Metrics
+from serving.readers.pool import Pool, ProcessPool
+from serving.readers.threads import ThreadPool
+from serving.spool import Scratch, Spool
 
 logger = logging.getLogger("fmhub.serving")
 
 
 FIXED = (
-    "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
+    "embedder_factory", "reader_workers", "reader_memory_bytes", "reader_timeout_s", "reader_output_bytes", "spool_dir",
+    "spool_threshold", "max_spool_bytes", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
     "log_requests",
 )  # fmt: skip
 """Settings that only a restart can change."""
 
 
 class Engine:
-    """All served models, and the threads they read in.
+    """All served models, and where their inputs are read.
 
     Attributes:
         settings: Of the service.
         metrics: Its counters.
+        pool: Where inputs are read.
+        spool: Large uploads.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
@@ -52,8 +56,10 @@ class Engine:
         self.settings = settings
         self.metrics = Metrics()
         self._factory = _resolve(settings.embedder_factory)
-        # One torch thread a reader: several of them read at once, beside the model.
-        self._readers = ThreadPoolExecutor(settings.reading_threads, "reading", limit_torch_threads, (1,))
+        self._scratch = Scratch(settings.spool_dir)
+        self.spool = Spool(settings, self._scratch)
+        workers = settings.reader_workers
+        self.pool: Pool = ProcessPool(settings, self.metrics, self._scratch) if workers else ThreadPool(settings)
         self._loading = asyncio.Lock()
         self._cache = ResultCache(settings.cache_bytes, self.metrics)
         self._lanes = {m.id: self._lane(m, settings) for m in settings.models}
@@ -68,7 +74,7 @@ class Engine:
             model,
             settings,
             self._factory,
-            self._readers,
+            self.pool,
             self._loading,
             self.metrics,
             self._cache,
@@ -131,6 +137,7 @@ class Engine:
         """Raise Unavailable when the engine cannot answer any more; for health checks."""
         if self._closed:
             raise Unavailable("the service is shutting down", code="shutting_down")
+        self.pool.check()
         for lane in self._lanes.values():
             lane.check()
 
@@ -181,7 +188,8 @@ class Engine:
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        await self.pool.close()
+        self._scratch.close()
 
     # --- requests ----------------------------------------------------------------------------------------
 
