@@ -51,12 +51,13 @@ class Engine:
         """Prepare the models; nothing is loaded before ``start``.
 
         Raises:
-            InvalidSettings: The embedder factory does not exist.
+            InvalidSettings: The embedder factory does not exist, or ``spool_dir`` cannot be written to.
         """
         self.settings = settings
         self.metrics = Metrics()
         self._factory = _resolve(settings.embedder_factory)
         self._scratch = Scratch(settings.spool_dir)
+        self._scratch.check()
         self.spool = Spool(settings, self._scratch)
         workers = settings.reader_workers
         self.pool: Pool = ProcessPool(settings, self.metrics, self._scratch) if workers else ThreadPool(settings)

@@ -137,11 +137,14 @@ class SpooledFile:
             SpoolFull: They cannot be written.
         """
         try:
-            if self._stream is not None:
-                self._stream.write(content)
-                self._stream.flush()
+            self._append(content)
         except OSError:
             raise SpoolFull from None
+
+    def _append(self, content: bytes) -> None:
+        if self._stream is not None:
+            self._stream.write(content)
+            self._stream.flush()
 
     def finish(self) -> None:
         """Write no more."""

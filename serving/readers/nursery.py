@@ -145,7 +145,8 @@ class Nursery:
             os._exit(status)
 
     def _reap(self, child: int) -> int:
-        self._children.discard(child)
+        # One of an earlier nursery has died with it, and its number may be another's by now.
+        self._children.remove(child)
         return self._end([child])[child]
 
     def _end(self, children: Collection[int]) -> dict[int, int]:

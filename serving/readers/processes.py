@@ -162,7 +162,10 @@ class NurseryProcess:
         with self._lock:
             if self._control is None:
                 raise ConnectionError("the nursery has gone")
-            return int(self._exchange(Reap(pid), [])[0])
+            status, _ = self._exchange(Reap(pid), [])
+        if isinstance(status, Exception):
+            raise ConnectionError("it was the child of a nursery that has gone")
+        return int(status)
 
     # --- the process -------------------------------------------------------------------------------------
 
