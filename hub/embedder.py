@@ -81,32 +81,17 @@ class Prepared:
     source: str
 
 
-class Embedder:
-    """A model with its processor and reader, ready to use.
-
-    The stages are public, because a server runs them apart: ``read``, ``prepare``, ``forward``.
+@dataclass(frozen=True)
+class Intake:
+    """The half of an embedder that meets inputs. It has no weights and can be pickled, so it works in any process.
 
     Attributes:
-        model: The system's `EmbeddingModel`, in eval mode.
-        processor: Its `Processor`.
         reader: The domain's `Reader`.
-        card: The checkpoint's model card.
-        name: What it was loaded as.
-        revision: Commit it was loaded from, if it came from a Hub.
-        system: The `System` it belongs to.
+        processor: The model's `Processor`.
     """
 
-    def __init__(self, model: EmbeddingModel, processor: Processor, system: System, checkpoint: Checkpoint) -> None:
-        """Put the parts together; `from_pretrained` is the usual way."""
-        self.model = model.eval()
-        self.processor = processor
-        self.reader: Reader = processor.reader()
-        self.system = system
-        self.card: Card = checkpoint.card
-        self.name = checkpoint.name
-        self.revision = checkpoint.revision
-
-    # --- stages -----------------------------------------------------------------------------------------------
+    reader: Reader
+    processor: Processor
 
     def read(self, value: Any, span: Span | None = None, name: str | None = None) -> Iterator[Sample]:
         """Yield the samples of one input.
@@ -149,6 +134,47 @@ class Embedder:
             return Prepared(features, cost, sample, source)
         except InvalidInput as error:
             raise error.at(f"{source}[{sample.key}]" if sample.key else source) from None
+
+
+class Embedder:
+    """A model with its processor and reader, ready to use.
+
+    The stages are public, because a server runs them apart: ``read``, ``prepare``, ``forward``.
+
+    Attributes:
+        model: The system's `EmbeddingModel`, in eval mode.
+        processor: Its `Processor`.
+        reader: The domain's `Reader`.
+        card: The checkpoint's model card.
+        name: What it was loaded as.
+        revision: Commit it was loaded from, if it came from a Hub.
+        system: The `System` it belongs to.
+    """
+
+    def __init__(self, model: EmbeddingModel, processor: Processor, system: System, checkpoint: Checkpoint) -> None:
+        """Put the parts together; `from_pretrained` is the usual way."""
+        self.model = model.eval()
+        self.processor = processor
+        self.reader: Reader = processor.reader()
+        self.system = system
+        self.card: Card = checkpoint.card
+        self.name = checkpoint.name
+        self.revision = checkpoint.revision
+
+    # --- stages -----------------------------------------------------------------------------------------------
+
+    @property
+    def intake(self) -> Intake:
+        """The reader and the processor by themselves."""
+        return Intake(self.reader, self.processor)
+
+    def read(self, value: Any, span: Span | None = None, name: str | None = None) -> Iterator[Sample]:
+        """Yield the samples of one input; see `Intake.read`."""
+        return self.intake.read(value, span, name)
+
+    def prepare(self, sample: Sample, source: str) -> Prepared:
+        """Turn a sample to features; see `Intake.prepare`."""
+        return self.intake.prepare(sample, source)
 
     def forward(self, prepared: Sequence[Prepared], pooling: str | None = None, layer: Layer = None) -> list[Vector]:
         """Run the model on one batch: a float32 vector (or token array) for each prepared sample."""

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import from_json
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from serving.config import ServiceSettings
 from serving.errors import BodyTooLarge, InvalidRequest, MalformedRequest, Overloaded, WrongContentType
-from serving.inputs import Input, UploadedFile
+from serving.inputs import Input, SpooledUpload, UploadedFile
+from serving.spool import Spool, SpooledFile
 
 MULTIPART = "multipart/form-data"
 
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 4096
+STRETCH = 1 << 20
+"""Bytes written to disk at once."""
 
 _PLACE = re.compile(r"line (\d+) column (\d+)$")
 _CONSTANT = re.compile("^(expected value|invalid number)")
 
 
 class PendingBytes:
-    """Bytes of all bodies in memory. A body is counted as it arrives, until its request is answered."""
+    """Bytes of all bodies in memory. A body is counted as it arrives, until its request is answered.
+
+    What is written to disk is counted by `serving.spool.Spool` instead.
+    """
 
     def __init__(self) -> None:
         """Start at none."""
@@ -36,24 +44,30 @@ class PendingBytes:
 class BodyReader:
     """Reads one request's body under the service's limits; leaving the context lets go of its bytes."""
 
-    def __init__(self, request: Request, settings: ServiceSettings, pending: PendingBytes) -> None:
+    def __init__(self, request: Request, settings: ServiceSettings, pending: PendingBytes, spool: Spool) -> None:
         """Prepare to read.
 
         Args:
             request: Whose body.
             settings: The limits.
             pending: Shared by all requests.
+            spool: Shared by all requests.
         """
         self._request = request
         self._settings = settings
         self._pending = pending
+        self._spool = spool
+        self._spooled: list[SpooledFile] = []
         self._size = 0
+        self._held = 0
 
     def __enter__(self) -> BodyReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pending.held -= self._size
+        self._pending.held -= self._held
+        for file in self._spooled:
+            file.remove()
 
     @property
     def content_type(self) -> str:
@@ -73,6 +87,7 @@ class BodyReader:
             raise _too_large(limit)
         async for chunk in self._request.stream():
             self._size += len(chunk)
+            self._held += len(chunk)
             self._pending.held += len(chunk)
             if self._size > limit:
                 raise _too_large(limit)
@@ -101,15 +116,18 @@ class BodyReader:
         Raises:
             MalformedRequest: It is not well-formed multipart.
             BodyTooLarge: It has more files than one request may have inputs.
+            Overloaded: All uploads on disk are more than the service holds.
+            SpoolFull: There is no room on disk for a file.
             InvalidRequest: A field stands there twice, or a file under a name other than ``file``.
         """
-        parser = _InMemoryParser(
+        parser = _SpoolingParser(
             self._request.headers,
             self.chunks(),
             max_files=self._settings.max_inputs,
             max_fields=MAX_FIELDS,
             max_part_size=MAX_FIELD_BYTES,
         )
+        parser.body = self
         try:
             parts = (await parser.parse()).multi_items()
         except MultiPartException as error:
@@ -123,8 +141,8 @@ class BodyReader:
             if isinstance(part, UploadFile):
                 if name != "file":
                     raise InvalidRequest("files go into fields named 'file'", param=name[:100], code="unknown_field")
-                form.files.append(UploadedFile(await part.read(), part.filename or None))
-                await part.close()
+                assert isinstance(part, _Part)
+                form.files.append(part.as_input())
             elif name == "file":
                 raise InvalidRequest("'file' must be a file, not a text; with curl: -F file=@PATH", param="file")
             elif name in form.fields:
@@ -135,6 +153,41 @@ class BodyReader:
             raise InvalidRequest("the form holds no file; add a field named 'file'", param="file")
         return form
 
+    # --- for the parts of a form -------------------------------------------------------------------------
+
+    @property
+    def spool_threshold(self) -> int:
+        """Files that are larger go to disk."""
+        return self._spool.threshold
+
+    async def write_out(self, file: SpooledFile | None, content: bytes) -> SpooledFile:
+        """Move bytes of a file from memory to disk.
+
+        Args:
+            file: Where the bytes before went, if any.
+            content: They.
+
+        Returns:
+            The file.
+
+        Raises:
+            Overloaded: All uploads on disk are more than the service holds.
+            SpoolFull: There is no room on disk.
+        """
+        self._spool.take(len(content))
+        if file is None:
+            try:
+                file = await run_in_threadpool(self._spool.new_file)
+            except BaseException:
+                self._spool.held -= len(content)
+                raise
+            self._spooled.append(file)
+        file.size += len(content)
+        await run_in_threadpool(file.write, content)
+        self._held -= len(content)
+        self._pending.held -= len(content)
+        return file
+
 
 @dataclass
 class Form:
@@ -144,9 +197,49 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-class _InMemoryParser(MultiPartParser):
-    # Bodies are capped and counted, so none needs to go through a temporary file.
-    spool_max_size = 2**62
+class _SpoolingParser(MultiPartParser):
+    body: BodyReader
+
+    def on_headers_finished(self) -> None:
+        """Let a file's bytes go where they should, in place of where the framework would put them."""
+        super().on_headers_finished()
+        theirs = self._current_part.file
+        if theirs is not None:
+            theirs.file.close()
+            self._current_part.file = _Part(self.body, theirs.filename)
+
+
+class _Part(UploadFile):
+    """A file as it arrives: in memory, or once it is larger than the threshold on disk, a stretch at a time."""
+
+    def __init__(self, body: BodyReader, filename: str | None) -> None:
+        super().__init__(io.BytesIO(), filename=filename)
+        self._body = body
+        self._content = bytearray()
+        self._spooled: SpooledFile | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Append what has arrived."""
+        self._content += data
+        if len(self._content) > max(self._body.spool_threshold, STRETCH if self._spooled else 0):
+            await self._write_out()
+
+    async def seek(self, offset: int) -> None:
+        """Called once all has arrived."""
+        if self._spooled is not None:
+            await self._write_out()
+            self._spooled.finish()
+
+    async def _write_out(self) -> None:
+        content, self._content = bytes(self._content), bytearray()
+        self._spooled = await self._body.write_out(self._spooled, content)
+
+    def as_input(self) -> Input:
+        """Return the file."""
+        name = self.filename or None
+        if self._spooled is not None:
+            return SpooledUpload(self._spooled.path, name)
+        return UploadedFile(bytes(self._content), name)
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -193,7 +194,24 @@ class ServiceSettings(_Strict):
         le=1000,
         description="Longest that a sample waits for others still being read; never when idle.",
     )
-    reading_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    reader_workers: int = Field(
+        default_factory=lambda: min(4, os.cpu_count() or 1) if sys.platform == "linux" else 0,
+        ge=0,
+        le=256,
+        description="Processes that files are read in; 0 reads in threads of the server, without the caps below.",
+    )
+    reader_memory_bytes: int = Field(
+        default=4096 * MIB, ge=64 * MIB, description="Of one reader process beyond what it starts with; beyond it 413."
+    )
+    reader_timeout_s: float = Field(default=30.0, gt=0, description="For one sample to be read; beyond it 422.")
+    reader_output_bytes: int = Field(
+        default=1024 * MIB, ge=1, description="Of one input's samples, prepared for the model; beyond it 413."
+    )
+    spool_dir: Path | None = Field(
+        default=None, description="Where large uploads and readers' files lie; the system's temporary folder if absent."
+    )
+    spool_threshold: int = Field(default=MIB, ge=0, description="Uploaded files that are larger go to disk.")
+    max_spool_bytes: int = Field(default=4096 * MIB, ge=1, description="All uploads on disk; beyond it 429.")
     torch_threads: int | None = Field(default=None, ge=1, description="Of each model's forward; all cores when absent.")
     max_body_bytes: int = Field(default=64 * MIB, ge=1, description="One request's body; beyond it 413.")
     max_pending_bytes: int = Field(default=1024 * MIB, ge=1, description="All bodies in memory; beyond it 429.")

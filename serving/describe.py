@@ -50,6 +50,10 @@ def described(lane: Lane, settings: ServiceSettings) -> dict[str, Any]:
         "max_body_bytes": settings.max_body_bytes,
         "max_inputs": settings.max_inputs,
         "max_samples": settings.max_samples,
+        "reader_output_bytes": settings.reader_output_bytes,
+        # In threads nothing holds a reader to these.
+        "reader_memory_bytes": settings.reader_memory_bytes if settings.reader_workers else None,
+        "reader_timeout_s": settings.reader_timeout_s if settings.reader_workers else None,
         "max_queued_requests": lane.settings.max_queued_requests,
         "request_timeout_s": settings.request_timeout_s,
     }

@@ -9,7 +9,6 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, get_args
 
 from hub.embedder import Embedder
@@ -19,43 +18,51 @@ from serving.cache import ResultCache
 from serving.canary import choose
 from serving.config import CANARY, ModelSettings, ServiceSettings
 from serving.errors import InvalidSettings, Unavailable
-from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
 from serving.jobs import Call, Output, Refused
 from serving.keys import KeyRing
 from serving.lane import Lane, State
 from serving.metrics import Metrics
+from serving.readers.pool import Pool, ProcessPool
+from serving.readers.threads import ThreadPool
+from serving.spool import Scratch, Spool
 
 logger = logging.getLogger("fmhub.serving")
 
 Result = TypeVar("Result")
 
 FIXED = (
-    "embedder_factory", "reading_threads", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
+    "embedder_factory", "reader_workers", "reader_memory_bytes", "reader_timeout_s", "reader_output_bytes", "spool_dir",
+    "spool_threshold", "max_spool_bytes", "torch_threads", "host", "port", "tls", "cors_origins", "log_format",
     "log_requests", "hub_endpoint", "tracing",
 )  # fmt: skip
 """Settings that only a restart can change."""
 
 
 class Engine:
-    """All served models, and the threads they read in.
+    """All served models, and where their inputs are read.
 
     Attributes:
         settings: Of the service.
         metrics: Its counters.
+        pool: Where inputs are read.
+        spool: Large uploads.
     """
 
     def __init__(self, settings: ServiceSettings) -> None:
         """Prepare the models; nothing is loaded before ``start``.
 
         Raises:
-            InvalidSettings: The embedder factory does not exist.
+            InvalidSettings: The embedder factory does not exist, or ``spool_dir`` cannot be written to.
         """
         self.settings = settings
         self.metrics = Metrics()
         self._factory = _resolve(settings.embedder_factory)
-        # One torch thread a reader: several of them read at once, beside the model.
-        self._readers = ThreadPoolExecutor(settings.reading_threads, "reading", limit_torch_threads, (1,))
+        self._scratch = Scratch(settings.spool_dir)
+        self._scratch.check()
+        self.spool = Spool(settings, self._scratch)
+        workers = settings.reader_workers
+        self.pool: Pool = ProcessPool(settings, self.metrics, self._scratch) if workers else ThreadPool(settings)
         self._loading = asyncio.Lock()
         self._cache = ResultCache(settings.cache_bytes, self.metrics)
         self._lanes = {m.id: self._lane(m, settings) for m in settings.checkpoints}
@@ -70,7 +77,7 @@ class Engine:
             model,
             settings,
             self._factory,
-            self._readers,
+            self.pool,
             self._loading,
             self.metrics,
             self._cache,
@@ -135,6 +142,7 @@ class Engine:
         """Raise Unavailable when the engine cannot answer any more; for health checks."""
         if self._closed:
             raise Unavailable("the service is shutting down", code="shutting_down")
+        self.pool.check()
         for lane in self._lanes.values():
             lane.check()
 
@@ -201,7 +209,8 @@ class Engine:
         for task in self._starting:
             task.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()), *self._closing)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        await self.pool.close()
+        self._scratch.close()
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -265,7 +274,7 @@ class Engine:
         """
 
         async def answer() -> Result:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+            return await asyncio.get_running_loop().run_in_executor(self.pool.threads, work)
 
         return await self._in_time(answer(), call)
 

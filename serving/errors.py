@@ -96,3 +96,18 @@ class Unavailable(HubError):
     """
 
     code = "unavailable"
+
+
+class SpoolFull(Unavailable):
+    """There is no room on disk for what is being read or uploaded (HTTP 503)."""
+
+    code = "spool_full"
+
+    def __init__(self) -> None:
+        """Ask the sender to come back when others' files have gone."""
+        super().__init__("there is no room on the server's disk for this upload now; try again later")
+        self.retry_after = 5
+
+
+class ReaderFailed(Exception):
+    """A reader process met an error that nobody foresaw; the text tells its kind and place, and nothing of a file."""

@@ -47,7 +47,7 @@ class Front:
 
     def body(self, request: Request) -> BodyReader:
         """Return the reader of this request's body, under the service's limits."""
-        return BodyReader(request, self.engine.settings, self._pending)
+        return BodyReader(request, self.engine.settings, self._pending, self.engine.spool)
 
     def check_count(self, inputs: Sequence[Input], kind: str) -> None:
         """Refuse a request without inputs, or with more than one may have.

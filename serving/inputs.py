@@ -1,6 +1,6 @@
 """One input of a request, as it arrived: a file as base64, an uploaded file, or a plain JSON value.
 
-Nothing is decoded here: ``samples`` does it in a reading thread. A text that a client sent is never taken for a
+Nothing is decoded here: ``samples`` does it where inputs are read. A text that a client sent is never taken for a
 path, so no request can name a file of the server.
 """
 
@@ -12,9 +12,11 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any
 
-from hub.embedder import Embedder
+from hub.embedder import Intake
 from hub.errors import InvalidInput
 from hub.reading import Sample, Source
 
@@ -32,11 +34,11 @@ class Input(ABC):
         """Return a hash of the content and the file's name, or ``None`` when the content cannot be made out."""
 
     @abstractmethod
-    def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
+    def samples(self, intake: Intake, place: str) -> Iterator[Sample]:
         """Read the samples, lazily.
 
         Args:
-            embedder: Whose reader to use.
+            intake: Reads it.
             place: Where in the request it stands, for messages.
 
         Raises:
@@ -58,13 +60,47 @@ class UploadedFile(Input):
 
     def fingerprint(self) -> bytes:
         """Return a hash of the bytes and the name, which a reader may use in keys."""
-        return hashlib.sha256(f"file {self.filename or ''}\0".encode() + self.content).digest()
+        found = _hash_of(self.filename)
+        found.update(self.content)
+        return found.digest()
 
-    def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Be sent without the content being copied, where pickle can do that."""
+        return UploadedFile, (PickleBuffer(self.content) if protocol >= 5 else self.content, self.name)
+
+    def samples(self, intake: Intake, place: str) -> Iterator[Sample]:
         """Read the file by its content."""
         if not self.content:
             raise InvalidInput("the file is empty", code="empty_input")
-        return embedder.read(Source.from_bytes(self.content, self.filename or place))
+        return intake.read(Source.from_bytes(self.content, self.filename or place))
+
+
+@dataclass(frozen=True)
+class SpooledUpload(Input):
+    """An uploaded file that was too large to keep in memory."""
+
+    path: Path = field(repr=False)
+    name: str | None
+
+    @property
+    def filename(self) -> str | None:
+        """The bare file name: a folder part is dropped."""
+        return UploadedFile(b"", self.name).filename
+
+    def fingerprint(self) -> bytes | None:
+        """Return the hash that the same file has when it is kept in memory."""
+        found = _hash_of(self.filename)
+        try:
+            with self.path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    found.update(chunk)
+        except OSError:
+            return None  # its request is gone
+        return found.digest()
+
+    def samples(self, intake: Intake, place: str) -> Iterator[Sample]:
+        """Read the file by its content."""
+        return intake.read(Source.from_path(self.path, self.filename or place))
 
 
 @dataclass(frozen=True)
@@ -89,14 +125,14 @@ class EncodedFile(Input):
     def _decoded(self) -> bytes:
         return binascii.a2b_base64(self.data, strict_mode=True)
 
-    def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
+    def samples(self, intake: Intake, place: str) -> Iterator[Sample]:
         """Decode the text and read the file."""
         try:
             content = self._decoded()
         except ValueError:
             message = "'data' is not base64 (standard alphabet, padded, no line breaks)"
             raise InvalidInput(message, code="invalid_base64") from None
-        return UploadedFile(content, self.name).samples(embedder, place)
+        return UploadedFile(content, self.name).samples(intake, place)
 
 
 @dataclass(frozen=True)
@@ -109,10 +145,14 @@ class PlainValue(Input):
         """Return a hash of the value."""
         return hashlib.sha256(b"plain\0" + json.dumps(self.value, sort_keys=True).encode()).digest()
 
-    def samples(self, embedder: Embedder, place: str) -> Iterator[Sample]:
+    def samples(self, intake: Intake, place: str) -> Iterator[Sample]:
         """Parse the value."""
-        # Not embedder.read: it would take a text for the path of a file on this machine.
-        return embedder.reader.parse(self.value, place)
+        # Not intake.read: it would take a text for the path of a file on this machine.
+        return intake.reader.parse(self.value, place)
+
+
+def _hash_of(filename: str | None) -> Any:
+    return hashlib.sha256(f"file {filename or ''}\0".encode())
 
 
 def as_inputs(value: Any) -> list[Input]:

@@ -10,8 +10,8 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 from hub.embedder import Embedder
 from hub.errors import HubError
@@ -19,7 +19,7 @@ from hub.modeling import Layer
 from serving.batch_loop import BatchLoop
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
-from serving.errors import InputFailed, Overloaded, Unavailable
+from serving.errors import Overloaded, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
 from serving.jobs import Call, Job, Output, Refused, Waiting, resolve_work
@@ -27,7 +27,8 @@ from serving.loading import load_model
 from serving.metrics import Metrics, ModelFacts
 from serving.numerics import NumericError
 from serving.provenance import Provenance
-from serving.reading import ReadingStream
+from serving.readers.pool import Pool, Readable
+from serving.readers.stream import Order
 from serving.streams import InputJob, SampleStream
 
 logger = logging.getLogger("fmhub.serving")
@@ -41,8 +42,8 @@ State = Literal["not_loaded", "loading", "ready", "failed", "closed"]
 class Lane:
     """One served model. While a batch is in the model, the samples of the next one are read and prepared.
 
-    Everything but ``ReadingStream.turn`` (reading threads) and ``forward_batch`` (the model's one thread) runs on
-    the event loop, so nothing here needs a lock.
+    Everything but reading (see `serving.readers`) and ``forward_batch`` (the model's one thread) runs on the event
+    loop, so nothing here needs a lock.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Lane:
         settings: ModelSettings,
         service: ServiceSettings,
         factory: Callable[..., Embedder],
-        readers: Executor,
+        pool: Pool,
         loading: asyncio.Lock,
         metrics: Metrics,
         cache: ResultCache,
@@ -62,7 +63,7 @@ class Lane:
             settings: Of this model.
             service: Of the service.
             factory: Loads the embedder; called as `hub.from_pretrained` is.
-            readers: Threads that all lanes read in.
+            pool: Where all lanes' inputs are read.
             loading: Held while any lane loads: transformers sets process-wide state meanwhile.
             metrics: Where to count.
             cache: Results of inputs that came before.
@@ -81,7 +82,8 @@ class Lane:
         self._load_seconds = 0.0
         self._service = service
         self._factory = factory
-        self._readers = readers
+        self._pool = pool
+        self._readable: Readable | None = None
         self._loading = loading
         self._metrics = metrics
         self._cache = cache
@@ -131,10 +133,13 @@ class Lane:
 
     async def _load(self) -> Embedder:
         loop = asyncio.get_running_loop()
+        self._pool.start()
         try:
             async with self._loading:
                 self._make_room(self)
                 loaded = await loop.run_in_executor(self._thread, load_model, self._factory, self.settings)
+                package = loaded.embedder.system.domain.package
+                self._readable = await self._pool.add(loaded.embedder.intake, [package])
         except Exception:
             self._failed_at = time.monotonic()
             logger.exception("model %s could not be loaded", self.id)
@@ -159,7 +164,13 @@ class Lane:
         assert self.idle
         if self._batches is not None:
             self._batches.stop()
+        self._forget()
         self.embedder = self._load_task = self._batches = None
+
+    def _forget(self) -> None:
+        if self._readable is not None:
+            self._pool.remove(self._readable)
+        self._readable = None
 
     def update(self, settings: ModelSettings, service: ServiceSettings) -> None:
         """Go on under other settings that leave the weights as they are."""
@@ -222,16 +233,18 @@ class Lane:
         ticket = self._enter()
         try:
             embedder = await self.loaded()
+            readable = self._readable
+            assert readable is not None
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
             if call is not None:
                 call.provenance, call.work = self.provenance, work
             job = Job(work, len(inputs), kind, self._service.max_samples, call)
-            missing = await self._cache.fill(job, inputs, self.provenance, self._readers)
+            missing = await self._cache.fill(job, inputs, self.provenance, self._pool.threads)
             unknown = [(index, inputs[index]) for index in missing]
-            parts = _split(unknown, self._service.reading_threads)
+            parts = _split(unknown, self._pool.width)
             job.begin_reading(len(parts))
             self._jobs.add(job)
-            readers = [asyncio.create_task(self._read(embedder, job, part)) for part in parts]
+            readers = [asyncio.create_task(self._read(readable, job, part)) for part in parts]
             try:
                 outputs = await job.future
                 for index, key in missing.items():
@@ -272,14 +285,16 @@ class Lane:
         ticket = self._enter()
         try:
             embedder = await self.loaded()
+            readable = self._readable
+            assert readable is not None
             call.provenance, call.work = self.provenance, resolve_work(embedder, pooling=pooling, layer=layer)
             stream = SampleStream(call, kind)
             self._jobs.add(stream)
 
             async def read(job: InputJob, item: Input) -> None:
-                await self._read(embedder, job, [(job.index, item)])
+                await self._read(readable, job, [(job.index, item)])
 
-            feeders = [asyncio.create_task(stream.feed(inputs, read)) for _ in range(self._service.reading_threads)]
+            feeders = [asyncio.create_task(stream.feed(inputs, read)) for _ in range(self._pool.width)]
             try:
                 yield stream
             finally:
@@ -331,20 +346,18 @@ class Lane:
                 f"{self.id} could not be loaded; the server's log says why", code="model_not_loaded"
             ) from None
 
-    async def _read(self, embedder: Embedder, job: Job, part: Sequence[tuple[int, Input]]) -> None:
+    async def _read(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]]) -> None:
         """Bring the samples of some inputs into the waiting room, turn by turn."""
-        loop, batches = asyncio.get_running_loop(), self._batches
+        batches = self._batches
         assert batches is not None
-        stream = ReadingStream(embedder, part, job.kind)
-        # With it the request's id, for what is logged in the thread.
-        context = contextvars.copy_context()
+        stream = self._pool.stream(readable, Order(part, job.kind, with_data=job.work.task is not None))
         finished = False
         try:
             while not (finished or job.done):
                 await batches.readable()
                 await job.room()
                 with batches.turn():
-                    turn = await loop.run_in_executor(self._readers, context.run, stream.turn)
+                    turn = await stream.turn()
                 self._metrics.stage.labels(self.id, "read").observe(turn.seconds)
                 job.call.add("read", turn.seconds)
                 waiting: list[Waiting] = []
@@ -358,14 +371,15 @@ class Lane:
             job.end_reading()
         except Exception as error:
             # What went wrong belongs to this request alone, whatever it was.
-            finished = isinstance(error, InputFailed)
             job.fail(error)
         finally:
-            if not finished:
-                stream.stop()
-                # At the very end the threads are gone already, and take the stream with them.
-                with contextlib.suppress(RuntimeError):
-                    self._readers.submit(stream.release)
+            stream.close()
+
+    async def call_reader(self, function: str, item: Input, place: str) -> Any:
+        """Return what a function makes of the first sample of an input; see `Pool.call`."""
+        await self.loaded()
+        assert self._readable is not None
+        return await self._pool.call(function, self._readable, item, place)
 
     # --- health and end ----------------------------------------------------------------------------------
 
@@ -392,6 +406,7 @@ class Lane:
         if self._batches is not None:
             self._batches.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._forget()
         self.embedder = None
 
 

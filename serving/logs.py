@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from serving.config import ServiceSettings
+from serving.errors import ReaderFailed
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 """Id of the request at work, in its tasks and in the threads that read for it."""
@@ -61,7 +62,8 @@ def without_content(error: BaseException) -> str:
     while link is not None and len(parts) < SHOWN_FRAMES:
         frames = traceback.extract_tb(link.__traceback__)[-SHOWN_FRAMES:]
         places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
-        parts.append(f"{type(link).__name__} at {places or 'an unknown place'}")
+        told = str(link) if isinstance(link, ReaderFailed) else None
+        parts.append(told or f"{type(link).__name__} at {places or 'an unknown place'}")
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return ", caused by ".join(parts)
 

@@ -97,6 +97,13 @@ class Metrics:
             "fmhub_pending_requests", "Requests waiting or in work", ["model"], registry=registry
         )
 
+        self.reader_workers = Gauge("fmhub_reader_workers", "Processes that files are read in", registry=registry)
+        self.reader_restarts = Counter(
+            "fmhub_reader_restarts",
+            "Reader processes that were replaced; reason: killed, crashed, exited, garbled, timeout, abandoned, memory",
+            ["reason"],
+            registry=registry,
+        )
         self.load_seconds = Gauge(
             "fmhub_model_load_seconds", "Of the last loading and warming of a model", ["model"], registry=registry
         )

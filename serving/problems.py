@@ -119,7 +119,7 @@ def report(error: Exception, request_id: str) -> ErrorReport:
         inner = report(error.cause, request_id)
         if inner.status == 500:
             return ErrorReport(500, f"{error.param}: internal error; request {request_id}", error.param)
-        return ErrorReport(inner.status, inner.message, error.param, inner.code)
+        return ErrorReport(inner.status, inner.message, error.param, inner.code, inner.retry_after)
     if isinstance(error, UnsupportedOption) and error.code in NOT_FOUND:
         return ErrorReport(404, error.message, error.param, error.code)
     for kind, status in STATUSES:

@@ -19,13 +19,19 @@ import pytest
 from serving.app import create_app
 from serving.config import ServiceSettings, check_settings
 from serving.engine import Engine
+from serving.readers.processes import NurseryProcess
 
 FACTORY = "arithmetic:load"
+WORKERS = int(os.environ.get("TEST_WORKERS", "0"))
+"""Processes that engines of the tests read in, unless a test says otherwise; threads are faster to start."""
+
+# All engines of this test process share one nursery, begun by the first that needs it: each would import for seconds.
+NurseryProcess.lease()
 
 
 def settings(*models: Any, **values: Any) -> ServiceSettings:
     """Settings of a service with dummy models, one of them 'dummy' unless others are named."""
-    defaults = {"embedder_factory": FACTORY, "torch_threads": 1, "reading_threads": 2, "shutdown_grace_s": 2}
+    defaults = {"embedder_factory": FACTORY, "torch_threads": 1, "reader_workers": WORKERS, "shutdown_grace_s": 2}
     return check_settings({**defaults, "models": list(models) or ["dummy"], **values})
 
 

@@ -4,13 +4,15 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from arithmetic import MAGIC, POISON, expected, file_of
-from conftest import model_of, running_app, settings
+from conftest import model_of, settings
+from conftest import running_app as threaded_app
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.schemas import EmbeddingAnswer, ErrorAnswer, TaskAnswer
 
+# As the service runs by default.
+running_app = partial(threaded_app, reader_workers=1)
 FILE = base64.b64encode(file_of([1, 2, 3], [4, 5])).decode()
 
 

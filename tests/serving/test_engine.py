@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hub.errors import InvalidInput, UnknownModel, UnsupportedOption
 from serving.engine import Engine
-from serving.errors import BodyTooLarge, InputFailed, InvalidSettings, Overloaded, Unavailable
+from serving.errors import BodyTooLarge, InputFailed, InvalidSettings, Overloaded, ReaderFailed, Unavailable
 from serving.inputs import EncodedFile, PlainValue, UploadedFile
 
 
@@ -259,7 +259,7 @@ def test_an_unforeseen_error_in_preparing_fails_its_own_request(run: Any) -> Non
         async with running_engine() as engine:
             with pytest.raises(InputFailed) as failure:
                 await engine.embed("dummy", plain([1.0], [404.0]))
-            assert isinstance(failure.value.cause, KeyError) and failure.value.param == "input[1]"
+            assert isinstance(failure.value.cause, KeyError | ReaderFailed) and failure.value.param == "input[1]"
             assert vectors(await engine.embed("dummy", plain([3.0])))[0, 0] == 3
 
     run(main())
@@ -456,6 +456,6 @@ def test_models_come_and_go_without_disturbing_the_others(run: Any) -> None:
                 await engine.apply(settings("dummy", "missing"))
             assert set(engine.lanes) == {"dummy", "new"}
             with pytest.raises(InvalidSettings, match="restart"):
-                await engine.apply(settings("dummy", reading_threads=1))
+                await engine.apply(settings("dummy", reader_workers=1))
 
     run(main())

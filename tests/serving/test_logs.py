@@ -83,7 +83,7 @@ def test_the_id_is_known_in_the_reading_threads(run: Any, monkeypatch: Any) -> N
     monkeypatch.setattr(arithmetic.NumberReader, "parse", lambda *a: seen.append(current_request.get()) or parse(*a))
 
     async def main() -> None:
-        async with running_app() as (client, _):
+        async with running_app(reader_workers=0) as (client, _):
             body = {"model": "dummy", "input": ["1", "2"]}
             for name in ("one", "two"):
                 await client.post("/v1/embeddings", json=body, headers={"X-Request-Id": name})

@@ -114,7 +114,7 @@ def test_a_model_that_cannot_compute_so_says_so_when_it_loads(run: Any) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_a_real_model_in_narrower_numbers(dtype: str) -> None:
     async def main() -> None:
-        values = {"models": [{"name": "tera-tiny", "dtype": dtype}], "torch_threads": 1, "reading_threads": 1}
+        values = {"models": [{"name": "tera-tiny", "dtype": dtype}], "torch_threads": 1, "reader_workers": 0}
         engine = Engine(check_settings(values))
         await engine.wait_ready()
         lane = engine.lane("tera-tiny")

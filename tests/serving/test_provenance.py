@@ -23,7 +23,7 @@ from serving.schemas import EmbeddingAnswer, TaskAnswer
 async def served(folder: Path, **model: Any) -> dict[str, Any]:
     """The answer of a service with this checkpoint, beside the model's description."""
     entry = {"name": str(folder), "alias": "toy", **model}
-    engine = Engine(check_settings({"models": [entry], "torch_threads": 1, "reading_threads": 1}))
+    engine = Engine(check_settings({"models": [entry], "torch_threads": 1, "reader_workers": 0}))
     await engine.wait_ready()
     transport = httpx.ASGITransport(app=create_app(engine))
     try:

@@ -103,7 +103,7 @@ def test_it_classifies_over_http(tuned) -> None:
     from serving.engine import Engine
 
     async def ask() -> tuple[httpx.Response, httpx.Response, httpx.Response]:
-        engine = Engine(check_settings({"models": [f"levels={tuned}"], "torch_threads": 1, "reading_threads": 1}))
+        engine = Engine(check_settings({"models": [f"levels={tuned}"], "torch_threads": 1, "reader_workers": 0}))
         await engine.wait_ready()
         transport = httpx.ASGITransport(app=create_app(engine))
         try:
