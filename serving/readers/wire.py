@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hub.doubts import Doubt
 from hub.embedder import Prepared
 from hub.errors import InvalidInput, TooLarge, UnsupportedFormat
 from hub.modeling import TaskFile
@@ -120,6 +121,8 @@ class _Encoder:
             if all(type(v) in _PLAIN for v in value):
                 return ["p" if kind is list else "q", *value]
             return ["l" if kind is list else "t", *map(self.node, value)]
+        if isinstance(value, Doubt):
+            return ["w", str(value), value.code]
         if isinstance(value, torch.Tensor):
             return self._tensor(value)
         if isinstance(value, np.ndarray):
@@ -236,6 +239,9 @@ class _Decoder:
     def _error(self, name: str, message: str, code: str, source: str | None) -> InvalidInput:
         return _ERRORS[name](str(message), code=str(code), source=None if source is None else str(source))
 
+    def _doubt(self, text: str, code: str) -> Doubt:
+        return Doubt(str(text), str(code))
+
     def _file(self, name: str) -> Source:
         return Source(str(name))
 
@@ -280,7 +286,7 @@ class _Decoder:
 _TAGS = {
     "p": "plain_list", "q": "plain_tuple", "l": "list", "t": "tuple", "u": "set", "d": "dict", "b": "bytes",
     "a": "array", "T": "tensor", "s": "scalar", "e": "error", "f": "file", "o": "object", "r": "record", "g": "graph",
-    "c": "sparse",
+    "c": "sparse", "w": "doubt",
 }  # fmt: skip
 
 

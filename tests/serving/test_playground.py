@@ -34,7 +34,7 @@ KEY = new_key()
 @asynccontextmanager
 async def service(*models: str, **values: Any) -> Any:
     """The real models in process: the dummy ones have neither pictures nor examples."""
-    engine = Engine(check_settings({"models": list(models), "torch_threads": 1, "reading_threads": 2, **values}))
+    engine = Engine(check_settings({"models": list(models), "torch_threads": 1, "reader_workers": 1, **values}))
     await engine.wait_ready()
     transport = httpx.ASGITransport(app=create_app(engine))
     async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as client:

@@ -119,9 +119,7 @@ def test_memory_is_not_counted_for_what_lies_on_disk(run: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_full_disk_is_a_503_and_loses_nothing_else(
-    run: Any, tmp_path: Path, monkeypatch: Any, workers: int
-) -> None:
+def test_a_full_disk_is_a_503_and_loses_nothing_else(run: Any, tmp_path: Path, monkeypatch: Any, workers: int) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

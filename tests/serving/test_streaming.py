@@ -204,7 +204,7 @@ def test_a_client_that_takes_nothing_stops_the_reading(run: Callable[..., Any], 
     monkeypatch.setattr(streams, "HELD_SAMPLES", 8)
 
     async def main() -> None:
-        async with running_app(reading_threads=3) as (_, engine):
+        async with running_app(reader_workers=3) as (_, engine):
             taken = 0
 
             async def body() -> AsyncIterator[bytes]:
@@ -233,7 +233,7 @@ def test_a_long_file_does_not_wait_for_those_behind_it(run: Callable[..., Any], 
     monkeypatch.setattr(streams, "HELD_SAMPLES", 4)
 
     async def main() -> None:
-        async with running_app(reading_threads=3) as (http, _):
+        async with running_app(reader_workers=3) as (http, _):
             files = [file_of(*([i, number] for i in range(50))) for number in range(7)]
             *rows, _ = lines(await post(http, files=upload(*files)))
             assert [(r["item"]["input"], r["item"]["key"]) for r in rows] == [
