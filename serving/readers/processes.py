@@ -36,7 +36,8 @@ HEAD_BYTES = 1 << 26
 _KEPT = frozenset("PATH HOME USER LANG TZ TMPDIR LD_LIBRARY_PATH SSL_CERT_FILE VIRTUAL_ENV CONDA_PREFIX".split())
 _KEPT_GROUPS = ("LC_", "PYTHON", "GDAL_", "PROJ_", "XDG_", "MNE_", "FMHUB_CACHE", "MALLOC_", "NUMBA_")
 # One thread each: many of them run at once, and a process with threads cannot be forked safely.
-_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "VECLIB_MAXIMUM", "NUMEXPR")}
+_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
+_THREADS["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 _START = "import sys; sys.path[:] = {path!r}; from serving.readers.nursery import main; main({control})"
 _numbers = itertools.count()
 

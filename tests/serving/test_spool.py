@@ -63,7 +63,6 @@ def test_files_lie_in_private_folders_of_their_own_while_they_are_read(run: Any,
             size, folders = held(engine, tmp_path)
             assert size == 2 * len(LARGE) and len(folders) == 2
             assert {p.stat().st_mode & 0o777 for p in (*folders, folders[0].parent)} == {0o700}
-            # Counted on disk, no longer in memory.
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             assert held(engine, tmp_path) == (0, [])
@@ -98,7 +97,7 @@ def test_too_much_on_disk_is_a_429_and_a_body_beyond_the_limit_a_413(run: Any, t
 def test_memory_is_not_counted_for_what_lies_on_disk(run: Any, tmp_path: Path) -> None:
     async def main() -> None:
         # Three times what may be in memory, of which no more than a stretch ever is.
-        big = file_of(*[[i, 2] for i in range(200)]) + b"\n" * (3 << 20)
+        big = file_of([1, 2], [3, 4]) + b" " * (6 << 20)
         limits = {"max_pending_bytes": (2 << 20), "max_body_bytes": (2 << 20)}
         async with running_app(spool_dir=tmp_path, **limits) as (client, engine):
             engine.settings = engine.settings.model_copy(update={"max_body_bytes": 8 << 20})
@@ -112,8 +111,7 @@ def test_memory_is_not_counted_for_what_lies_on_disk(run: Any, tmp_path: Path) -
 
             url, kind = "/v1/models/dummy/embeddings", "multipart/form-data; boundary=b"
             answer = await client.post(url, content=body(), headers={"content-type": kind})
-            assert answer.status_code == 422 or len(answer.json()["data"]) == 200
-            assert answer.status_code != 429
+            assert answer.status_code == 200 and len(answer.json()["data"]) == 2
 
     run(main())
 
@@ -186,7 +184,7 @@ def test_nothing_is_fetched(run: Any, monkeypatch: Any, tmp_path: Path) -> None:
             for url in ("http://127.0.0.1:9/a.num", "https://example.org/a", f"file://{tmp_path}/a.num", "//host/a"):
                 for value in (url, {"data": url}, {"url": url}, {"data": url, "filename": url}, {"image_url": url}):
                     answer = await client.post("/v1/embeddings", json={"model": "dummy", "input": [value]})
-                    assert answer.status_code == 422, (value, answer.text)
+                    assert answer.status_code in (415, 422), (value, answer.text)
                 answer = await upload(client, url.encode())
                 assert answer.status_code == 415
 
