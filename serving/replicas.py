@@ -73,15 +73,16 @@ class SharedMetrics:
         while True:
             try:
                 await self._call("publish", self._replica, list(self._metrics.registry.collect()))
-            except (RayError, TimeoutError) as error:
-                logger.debug("the series of this replica were not published: %s", type(error).__name__)
+            except Exception as error:
+                # Whatever it is, the next try may go better; nothing else would tell that it had stopped.
+                logger.warning("the series of this replica were not published: %s", type(error).__name__)
             await asyncio.sleep(PUBLISH_SECONDS)
 
     async def exposition(self, accept: str) -> Exposition:
         """Return the series of all replicas; see `serving.metrics.exposition_of`."""
         try:
             self._others = await self._call("published")
-        except (RayError, TimeoutError) as error:
+        except Exception as error:
             logger.warning("the other replicas' series are those of the scrape before: %s", type(error).__name__)
         own = {self._replica: list(self._metrics.registry.collect())}
         return exposition_of(Merged(self._others | own), accept)
@@ -95,6 +96,7 @@ class SharedMetrics:
                 self._board = await asyncio.to_thread(lambda: ray.remote(Board).options(**options).remote())
             return await asyncio.wait_for(getattr(self._board, method).remote(*arguments), ANSWER_SECONDS)
         except RayError:
+            # It went with its replica.
             self._board = None
             raise
 

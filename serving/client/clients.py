@@ -39,6 +39,7 @@ class _Base:
 
     def __init__(self, url: str, key: str | None, timeout: float, retries: Retries | None) -> None:
         self._retries = retries or Retries()
+        self._met = False
         self._limits: dict[str, dict[str, int]] = {}
         key = key or os.environ.get("FMHUB_API_KEY")
         self._options: dict[str, Any] = {
@@ -109,7 +110,7 @@ class Client(_Base):
             url: For example ``http://127.0.0.1:8000``.
             key: Where the service asks for one; the environment's ``FMHUB_API_KEY`` unless given.
             timeout: Seconds to wait for an answer.
-            retries: When to try again; up to five times, in an outage for half a minute, unless given.
+            retries: When to try again; up to five times, in an outage for a minute, unless given.
             transport: Of httpx: for certificates, proxies, tests.
             sleep: Waits between tries.
         """
@@ -203,11 +204,12 @@ class Client(_Base):
             outcome: httpx.Response | httpx.TransportError
             try:
                 outcome = self._http.request(method, path, **content)
+                self._met = True
                 if outcome.is_success:
                     return outcome
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._retries.wait(tried, outcome, waited)
+            wait = self._retries.wait(tried, outcome, waited, self._met)
             if wait is None:
                 raise error_of(outcome) if isinstance(outcome, httpx.Response) else self._silence(outcome)
             waited += wait
@@ -234,7 +236,7 @@ class AsyncClient(_Base):
             url: For example ``http://127.0.0.1:8000``.
             key: Where the service asks for one; the environment's ``FMHUB_API_KEY`` unless given.
             timeout: Seconds to wait for an answer.
-            retries: When to try again; up to five times, in an outage for half a minute, unless given.
+            retries: When to try again; up to five times, in an outage for a minute, unless given.
             concurrency: Requests of one ``embed`` at once.
             transport: Of httpx.
             sleep: Waits between tries.
@@ -311,11 +313,12 @@ class AsyncClient(_Base):
             outcome: httpx.Response | httpx.TransportError
             try:
                 outcome = await self._http.request(method, path, **content)
+                self._met = True
                 if outcome.is_success:
                     return outcome
             except httpx.TransportError as error:
                 outcome = error
-            wait = self._retries.wait(tried, outcome, waited)
+            wait = self._retries.wait(tried, outcome, waited, self._met)
             if wait is None:
                 raise error_of(outcome) if isinstance(outcome, httpx.Response) else self._silence(outcome)
             waited += wait

@@ -22,7 +22,8 @@ class Retries:
     Attributes:
         attempts: Tries in all, the first among them.
         outage_s: Nobody there (no connection, 502, 503, 504): tries go on until their waits add up to so much, however
-            many there have been, so that a service that starts again somewhere is waited for.
+            many there have been, so that a service that starts again somewhere is waited for. Only of a service that
+            has answered this client before: a wrong address is told soon.
         outage_cap_s: Longest wait of the doubling meanwhile, to be there soon after it is.
         base_s: Longest wait after the first try; it doubles with each.
         cap_s: Longest wait of the doubling; a longer ``Retry-After`` is kept to.
@@ -32,21 +33,28 @@ class Retries:
 
     attempts: int = 6
     base_s: float = 0.25
-    outage_s: float = 30.0
+    outage_s: float = 60.0
     outage_cap_s: float = 4.0
     cap_s: float = 15.0
     longest_s: float = 120.0
     random: Callable[[], float] = random.random
 
-    def wait(self, tried: int, outcome: httpx.Response | httpx.TransportError, waited: float = 0.0) -> float | None:
+    def wait(
+        self,
+        tried: int,
+        outcome: httpx.Response | httpx.TransportError,
+        waited: float = 0.0,
+        met: bool = False,
+    ) -> float | None:
         """Return the seconds until the next try, or ``None`` when there is to be none.
 
         Args:
             tried: How many tries there have been, from 1.
             outcome: Of the last one.
             waited: Seconds spent in waits so far.
+            met: Whether the service has answered before.
         """
-        out = _nobody_there(outcome) and self.attempts > 1
+        out = met and self.attempts > 1 and _nobody_there(outcome)
         if not _passing(outcome) or (waited >= self.outage_s if out else tried >= self.attempts):
             return None
         longest = self.outage_cap_s if out else self.cap_s
@@ -75,6 +83,10 @@ def _nobody_there(outcome: httpx.Response | httpx.TransportError) -> bool:
 def _passing(outcome: httpx.Response | httpx.TransportError) -> bool:
     """Whether another try may go better."""
     if isinstance(outcome, httpx.Response):
+        if outcome.status_code == 500:
+            # The service's own says in JSON what failed, and would fail again; a bare one is Ray's proxy, whose replica
+            # died at work.
+            return not outcome.headers.get("content-type", "").startswith("application/json")
         if outcome.status_code not in STATUSES:
             return False
         # The service worked on it for as long as it may, and would again.

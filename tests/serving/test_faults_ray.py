@@ -90,6 +90,26 @@ class Load:
             thread.join(60)
 
 
+def test_replicas_come_with_load_and_go_to_none(tmp_path: Path) -> None:
+    scale = {
+        "min_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 2, "upscale_delay_s": 0.5,
+        "downscale_delay_s": 2, "metrics_interval_s": 0.5, "look_back_period_s": 1,
+    }  # fmt: skip
+    chosen = settings("dummy", "org/other", port=0, shutdown_grace_s=1, ray={**RAY, "autoscaling": scale})
+    with marked(tmp_path) as mark, ray_service(chosen) as url:
+        # The service may start with none at all.
+        with Load(url, 8) as load:
+            up = wait_for(lambda: len(processes(mark, REPLICA)) == 2, 60)
+            wait_for(lambda: load.answered > 100, 30)
+        down = wait_for(lambda: not processes(mark, REPLICA), 60)
+        began = time.monotonic()
+        with Client(url) as client:
+            assert client.embed("dummy", "1 2").vectors[0, 0] == 1.5  # type: ignore[call-overload]
+        cold = time.monotonic() - began
+    print(f"scaling: 2 replicas after {up:.1f} s of load, none {down:.1f} s after its end, cold answer {cold:.1f} s")
+    assert load.lost == []
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: Any) -> Iterator[tuple[str, bytes]]:
     ray = {**RAY, "num_replicas": 2}
@@ -162,24 +182,4 @@ def test_a_hanging_model_gets_its_replica_replaced(service: tuple[str, bytes]) -
         for n in range(8):
             assert client.embed("dummy", [[float(n)]]).vectors[0, 0] == n  # type: ignore[call-overload]
     # Other models of the replica went on meanwhile.
-    assert load.lost == []
-
-
-def test_replicas_come_with_load_and_go_to_none(tmp_path: Path) -> None:
-    scale = {
-        "min_replicas": 0, "max_replicas": 2, "target_ongoing_requests": 2, "upscale_delay_s": 0.5,
-        "downscale_delay_s": 2, "metrics_interval_s": 0.5, "look_back_period_s": 1,
-    }  # fmt: skip
-    chosen = settings("dummy", "org/other", port=0, shutdown_grace_s=1, ray={**RAY, "autoscaling": scale})
-    with marked(tmp_path) as mark, ray_service(chosen) as url:
-        # The service may start with none at all.
-        with Load(url, 8) as load:
-            up = wait_for(lambda: len(processes(mark, REPLICA)) == 2, 60)
-            wait_for(lambda: load.answered > 100, 30)
-        down = wait_for(lambda: not processes(mark, REPLICA), 60)
-        began = time.monotonic()
-        with Client(url) as client:
-            assert client.embed("dummy", "1 2").vectors[0, 0] == 1.5  # type: ignore[call-overload]
-        cold = time.monotonic() - began
-    print(f"scaling: 2 replicas after {up:.1f} s of load, none {down:.1f} s after its end, cold answer {cold:.1f} s")
     assert load.lost == []

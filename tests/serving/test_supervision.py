@@ -55,6 +55,7 @@ def test_a_service_whose_model_hangs_starts_anew_on_the_same_socket(tmp_path: Pa
     assert command.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_a_hanging_forward_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
     chosen = "request_timeout_s: 1\nshutdown_grace_s: 1\nrestart_on_hang: false\n"
     command = Command(tmp_path, "--backend", "local", settings=chosen)
