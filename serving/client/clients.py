@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
@@ -22,8 +22,7 @@ from serving.client.answers import (
 )
 from serving.client.requests import Part, body_of, deal, parts_of
 from serving.client.retries import Retries
-
-OnError = Literal["raise", "collect"]
+from serving.client.streams import AsyncRowStream, OnError, RowStream, Streaming
 
 REQUEST_INPUTS = 64
 """Inputs of one request: enough that its fixed cost does not count, few enough that a bar moves."""
@@ -170,10 +169,9 @@ class Client(_Base):
         """
         parts = parts_of(inputs)
         call = _Collected(_fields(model, pooling, layer, dimensions, sanity), on_error, _headers(deadline))
-        if len(parts) > 1 and model not in self._limits:
-            self._note_limits(model, self.model(model))
+        batches = self._batches(model, parts)
         with _bar(len(parts), progress) as advance:
-            for batch in self._plan(model, parts):
+            for batch in batches:
                 waiting = [batch]
                 while waiting:
                     sent = waiting.pop(0)
@@ -183,6 +181,48 @@ class Client(_Base):
                         waiting = call.after(sent, error) + waiting
                 advance(len(batch))
         return embeddings_of(call.answers, call.errors)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        pooling: str | None = None,
+        layer: int | str | None = None,
+        dimensions: int | None = None,
+        deadline: float | None = None,
+        on_error: OnError = "raise",
+    ) -> RowStream:
+        """Embed files or plain values, giving each sample's row as soon as it is there, in order.
+
+        For files that hold more samples than one answer may, and for more vectors than memory does. A connection that
+        breaks is taken up again after the last row that came.
+
+        Args:
+            model: Id of a served model.
+            inputs: As for ``embed``.
+            pooling: See ``embed``, as of the others.
+            layer: See there.
+            dimensions: See there.
+            deadline: Seconds without a row after which the service shall give up.
+            on_error: ``"raise"`` at the first input that cannot be read to its end, or ``"collect"`` those in
+                ``errors``, where samples that cannot be used always are.
+
+        Returns:
+            An iterable of rows, with what is known of them all: ``errors``, ``cost``, ``embedding_space``.
+
+        Raises:
+            ServiceError: The service refused, with its message, or could not be reached; while iterating.
+            OSError: A file cannot be read.
+        """
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions)
+        call = Streaming(fields, _headers(deadline), on_error, self._retries)
+        return RowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
+
+    def _batches(self, model: str, parts: Sequence[Part]) -> list[list[Part]]:
+        if len(parts) > 1 and model not in self._limits:
+            self._note_limits(model, self.model(model))
+        return self._plan(model, parts)
 
     def run(self, model: str, task: str, inputs: Any) -> list[Any] | bytes:
         """Run one of the model's further tasks in one request.
@@ -280,9 +320,7 @@ class AsyncClient(_Base):
         """Embed files or plain values; arguments, result and errors are those of `Client.embed`."""
         parts = parts_of(inputs)
         call = _Collected(_fields(model, pooling, layer, dimensions, sanity), on_error, _headers(deadline))
-        if len(parts) > 1 and model not in self._limits:
-            self._note_limits(model, await self.model(model))
-        plan = iter(self._plan(model, parts))
+        plan = iter(await self._batches(model, parts))
         with _bar(len(parts), progress) as advance:
 
             async def worker() -> None:
@@ -300,6 +338,27 @@ class AsyncClient(_Base):
 
             await _all(worker() for _ in range(self._concurrency))
         return embeddings_of(call.answers, call.errors)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Any,
+        *,
+        pooling: str | None = None,
+        layer: int | str | None = None,
+        dimensions: int | None = None,
+        deadline: float | None = None,
+        on_error: OnError = "raise",
+    ) -> AsyncRowStream:
+        """Embed, giving each sample's row as soon as it is there; see `Client.stream`."""
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions)
+        call = Streaming(fields, _headers(deadline), on_error, self._retries)
+        return AsyncRowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
+
+    async def _batches(self, model: str, parts: Sequence[Part]) -> list[list[Part]]:
+        if len(parts) > 1 and model not in self._limits:
+            self._note_limits(model, await self.model(model))
+        return self._plan(model, parts)
 
     async def run(self, model: str, task: str, inputs: Any) -> list[Any] | bytes:
         """Run one of the model's further tasks; see `Client.run`."""
