@@ -152,7 +152,7 @@ class Routes:
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
-        self._lane(request, model)
+        self._lane(request, model).check_room()
         with self._body(request) as body:
             if body.content_type == MULTIPART:
                 form = await body.form()
@@ -166,6 +166,7 @@ class Routes:
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
         label(request, "/v1/models/{model}/{task}")
         lane = self._lane(request, model)
+        lane.check_room()
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
         with self._body(request) as body:
