@@ -16,7 +16,6 @@ from serving.forwarding import forward_batch
 from serving.jobs import Waiting
 from serving.metrics import Metrics
 
-
 READING_AT_ONCE = 8
 """Streams of inputs that are read side by side. With all of them at once, as many requests as wait would share the
 model, and all would be answered at the end, or be out of time together."""

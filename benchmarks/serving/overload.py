@@ -2,11 +2,12 @@
 
 ``python -m benchmarks.serving.overload [--seconds 60] [--times 5] [--json FILE]``
 
-For single inputs and for 32 in a request: capacity by a closed loop; then an open loop (Poisson arrivals) at a multiple of
-it. Reported are the shares accepted and refused with 429 and ``Retry-After``, latencies of the accepted from when they were
-due, goodput as a share of capacity, memory, and how the server answers right after. Last the client library with its
-retries. Exit status 0 says that goodput stayed above half of capacity, accepted requests' p99 within what the settings
-imply, every refusal was a 429 with ``Retry-After``, every answer right, and the server as quick as before when it was over.
+For single inputs and for 32 in a request: capacity by a closed loop; then an open loop (Poisson arrivals) at a multiple
+of it. Reported are the shares accepted and refused with 429 and ``Retry-After``, latencies of the accepted from when
+they were due, goodput as a share of capacity, memory, and how the server answers right after. Last the client library
+with its retries. Exit status 0 says that goodput stayed above half of capacity, accepted requests' p99 within what the
+settings imply, every refusal was a 429 with ``Retry-After``, every answer right, and the server as quick as before when
+it was over.
 """
 
 from __future__ import annotations
