@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 WORTH_A_BATCH = 1 / 32
 """Padding, as a share of the budget, that costs as much as one more forward: 1/16 to 1/75 were measured."""
 

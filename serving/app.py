@@ -207,7 +207,7 @@ class Routes(Front):
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
-        self.lane(request, model)
+        self.lane(request, model).check_room()
         if kind := stream_format(request):
             label(request, model=model)
             return StreamedEmbeddings(self, request, model, kind)
@@ -224,6 +224,7 @@ class Routes(Front):
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
         label(request, "/v1/models/{model}/{task}")
         lane = self.lane(request, model)
+        lane.check_room()
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
         with self.body(request) as body:

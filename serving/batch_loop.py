@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 from hub.embedder import Embedder
 from serving.batching import MAX_PADDING, WaitingRoom
@@ -14,6 +14,13 @@ from serving.config import ServiceSettings
 from serving.forwarding import forward_batch
 from serving.jobs import Job, Waiting
 from serving.metrics import Metrics
+
+READING_AT_ONCE = 8
+"""Streams of inputs that are read side by side. With all of them at once, as many requests as wait would share the
+model, and all would be answered at the end, or be out of time together."""
+
+LONGEST_FIRST = 5.0
+"""Seconds after which a stream that is still being read lets another begin: a capture with a hundred thousand flows."""
 
 
 class BatchLoop:
@@ -42,10 +49,23 @@ class BatchLoop:
         self._news = asyncio.Event()
         self._readable = asyncio.Event()
         self._readable.set()
+        self._reading = asyncio.Semaphore(READING_AT_ONCE)
         self._forward_since: float | None = None
         self._task = asyncio.create_task(self._run())
 
     # --- for who brings samples --------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def reading_in_order(self) -> AsyncIterator[None]:
+        """Wait for one of the few places of those whose inputs are read; first come, first served."""
+        await self._reading.acquire()
+        late = asyncio.get_running_loop().call_later(LONGEST_FIRST, self._reading.release)
+        try:
+            yield
+        finally:
+            if not late.cancelled() and late.when() > asyncio.get_running_loop().time():
+                late.cancel()
+                self._reading.release()
 
     async def readable(self) -> None:
         """Wait until it makes sense to read further ahead of the model."""

@@ -244,7 +244,7 @@ class Lane:
             parts = _split(unknown, self._pool.width)
             job.begin_reading(len(parts))
             self._jobs.add(job)
-            readers = [asyncio.create_task(self._read(readable, job, part)) for part in parts]
+            readers = [asyncio.create_task(self._read_in_order(readable, job, part)) for part in parts]
             try:
                 outputs = await job.future
                 for index, key in missing.items():
@@ -312,7 +312,13 @@ class Lane:
             self._make_room(self)
         self._metrics.pending_requests.labels(self.id).set(self.pending)
 
-    def _enter(self) -> object:
+    def check_room(self) -> None:
+        """Raise what a request would get that came now: told before its body is read, a refusal costs next to nothing.
+
+        Raises:
+            Overloaded: As many requests as are allowed are waiting already.
+            Unavailable: The service stops.
+        """
         if self._closed:
             raise _closing()
         limit = self.settings.max_queued_requests
@@ -323,6 +329,9 @@ class Lane:
                 f"{limit} requests are waiting for {self.id} already; try again later",
                 retry_after=min(max(1, math.ceil(age)), 30),
             )
+
+    def _enter(self) -> object:
+        self.check_room()
         ticket = object()
         self._started[ticket] = time.monotonic()
         self._metrics.pending_requests.labels(self.id).set(self.pending)
@@ -345,6 +354,12 @@ class Lane:
             raise Unavailable(
                 f"{self.id} could not be loaded; the server's log says why", code="model_not_loaded"
             ) from None
+
+    async def _read_in_order(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]]) -> None:
+        """Read some inputs when those of most requests that came before have been read."""
+        assert self._batches is not None
+        async with self._batches.reading_in_order():
+            await self._read(readable, job, part)
 
     async def _read(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]]) -> None:
         """Bring the samples of some inputs into the waiting room, turn by turn."""

@@ -80,7 +80,6 @@ def serving(name: str, folder: Path, threads: int, bentoml_python: str | None = 
     if name in ("local", "ray"):
         command = [sys.executable, "-m", "hub.cli", "serve", MODEL, "--port", "0", "--backend", name]
         environment |= {"FMHUB_SERVE_TORCH_THREADS": str(threads), "RAY_USAGE_STATS_ENABLED": "0"}
-        # 64 clients with 32 inputs each are no overload here: all contenders take them all.
         port, health = None, "/readyz"
     elif name == "bentoml":
         target = "benchmarks.serving.peer_bentoml:Embedding"
@@ -107,8 +106,8 @@ def load(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Let the load client run a plan, in its own process, and return its result.
 
     Args:
-        plan: ``url``, ``bodies``, ``seconds``, and ``clients`` (closed loop) or ``rate`` (open loop, requests a second);
-            where answers are to be looked at, ``answer`` and ``expected``.
+        plan: ``url``, ``bodies``, ``seconds``, and ``clients`` (closed loop) or ``rate`` (open loop, requests a
+            second); where answers are to be looked at, ``answer`` and ``expected``.
         folder: For the plan.
     """
     path = folder / "plan.json"

@@ -1,8 +1,8 @@
 """An embedder factory for the fault tests: the real model, which breaks when a file says so.
 
 The server is started with ``embedder_factory: benchmarks.serving.faulty:load`` and the folder of those files in
-``BENCH_FAULTS``. While ``raise`` or ``hang`` stands there, the forward of the model called ``victim`` raises, or does not
-come back.
+``BENCH_FAULTS``. While ``raise`` or ``hang`` stands there, the forward of the model called ``victim`` raises, or does
+not come back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The arithmetic of the measurements: percentiles, spread over rounds, and when the requests of an open loop are due."""
+"""The arithmetic of the measurements: percentiles, spread over rounds, and when requests of an open loop are due."""
 
 from __future__ import annotations
 

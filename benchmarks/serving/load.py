@@ -235,8 +235,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     alone = ", ".join(f"{c['requests_per_s']:,.0f} requests/s of {c['inputs']}" for c in comparison.client)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}"
     text = (
-        f"{MODEL}, {settings.threads} torch thread(s) each; {machine}; medians of {settings.rounds} rounds\n\n{shown(rows)}"
-        f"\n\nThe load client against an echo server: {alone}.\nCPU of a core while idle: {idle}."
+        f"{MODEL}, {settings.threads} torch thread(s) each; {machine}; medians of {settings.rounds} rounds"
+        f"\n\n{shown(rows)}\n\nThe load client against an echo server: {alone}.\nCPU of a core while idle: {idle}."
     )
     return {
         "settings": vars(settings), "machine": machine, "summary": rows, "client_alone": comparison.client,

@@ -4,8 +4,8 @@
 
 Each file is drawn so that all files get an equal share of the model's time: the small ones come often, the large ones
 now and then. Exit status 0 says that all held: every good request was answered as Python answers, every bad one refused
-with the right status and a message that names what is wrong, the server's memory grew by no more than 3 % after the first
-fifth of the time, and no model's forwards were padding for more than 20 %.
+with the right status and a message that names what is wrong, the server's memory grew by no more than 3 % after the
+first fifth of the time, and no model's forwards were padding for more than 20 %.
 """
 
 from __future__ import annotations

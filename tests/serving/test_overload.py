@@ -1,0 +1,104 @@
+"""What keeps a full service useful: refusals that cost little, and requests that are read in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from conftest import model_of, running_engine
+
+from serving import batch_loop
+from serving.app import create_app
+from serving.batch_loop import READING_AT_ONCE, BatchLoop
+from serving.inputs import PlainValue
+
+
+def test_a_full_queue_refuses_before_the_body_is_read(run):
+    async def check():
+        async with running_engine({"name": "dummy", "max_queued_requests": 1}) as engine:
+            model = model_of(engine)
+            model.gate.clear()
+            waiting = asyncio.create_task(engine.embed("dummy", [PlainValue([1.0, 2.0])]))
+            await asyncio.to_thread(model.entered.wait, 10)
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/models/dummy/embeddings", "query_string": b"",
+                "headers": [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"1000000")],
+            }  # fmt: skip
+            sent = []
+
+            async def receive():
+                raise AssertionError("the body was asked for")
+
+            async def send(message):
+                sent.append(message)
+
+            await create_app(engine)(scope, receive, send)
+            model.gate.set()
+            await waiting
+            return sent
+
+    start, body = run(check())
+    assert start["status"] == 429
+    assert dict(start["headers"])[b"retry-after"] == b"1"
+    assert json.loads(body["body"])["error"]["code"] == "overloaded"
+
+
+@pytest.fixture
+def loop_of(monkeypatch):
+    """A batch loop whose task is of no concern here."""
+
+    def make():
+        made = object.__new__(BatchLoop)
+        made._reading = asyncio.Semaphore(READING_AT_ONCE)
+        return made
+
+    return make
+
+
+def test_a_few_streams_are_read_at_once_and_the_others_in_order(run, loop_of):
+    async def check():
+        batches, begun, gates = loop_of(), [], {n: asyncio.Event() for n in range(3 * READING_AT_ONCE)}
+
+        async def stream(number):
+            async with batches.reading_in_order():
+                begun.append(number)
+                await gates[number].wait()
+
+        tasks = [asyncio.create_task(stream(n)) for n in gates]
+        await asyncio.sleep(0.01)
+        assert begun == list(range(READING_AT_ONCE))
+        # One that waits gives up; one that is read comes to its end.
+        tasks[READING_AT_ONCE].cancel()
+        gates[3].set()
+        await asyncio.sleep(0.01)
+        assert begun == [*range(READING_AT_ONCE), READING_AT_ONCE + 1]
+        for gate in gates.values():
+            gate.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert begun == [n for n in gates if n != READING_AT_ONCE]
+        assert batches._reading._value == READING_AT_ONCE
+
+    run(check())
+
+
+def test_a_stream_that_takes_long_lets_others_begin(run, loop_of, monkeypatch):
+    monkeypatch.setattr(batch_loop, "LONGEST_FIRST", 0.05)
+
+    async def check():
+        batches, end = loop_of(), asyncio.Event()
+
+        async def capture():
+            async with batches.reading_in_order():
+                await end.wait()
+
+        long = [asyncio.create_task(capture()) for _ in range(READING_AT_ONCE)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5), batches.reading_in_order():
+            pass
+        end.set()
+        await asyncio.gather(*long)
+        # Every place was given back once.
+        assert batches._reading._value == READING_AT_ONCE
+
+    run(check())
