@@ -22,6 +22,8 @@ from typing import Any
 from hub.errors import MissingDependency, UnknownDomain
 
 ENTRY_POINT_GROUP = "fmhub.domains"
+ROLES = ("reader", "samples", "augment", "baseline", "finetune", "explain")
+"""What a whole domain may name, each as ``module:Name``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Domain:
         package: Import name, for example ``domains.eeg``.
         folder: Where it lies.
         suffixes: File suffixes that a folder walk should pick up, with the dot.
-        references: Role to ``module:Name``: ``reader``, ``samples``, ``baseline``, ``finetune``, ``explain``.
+        references: Role to ``module:Name``: see `ROLES`.
         requires: Import names that must be present.
         install: The line that installs them.
         systems: Its systems by name.
@@ -110,7 +112,7 @@ class Domain:
             package=package,
             folder=folder,
             suffixes=tuple(data.get("suffixes", ())),
-            references={k: data[k] for k in ("reader", "samples", "baseline", "finetune", "explain") if k in data},
+            references={k: data[k] for k in ROLES if k in data},
             requires=tuple(data.get("requires", ())),
             install=data.get("install", ""),
             commands={n: Command(c["run"], c["help"]) for n, c in data.get("commands", {}).items()},

@@ -15,18 +15,20 @@ from typing import Literal
 
 from hub.embedder import Embedder
 from hub.modeling import Layer
+from hub.neighbourhood import Neighbourhood
 from serving.batch_loop import BatchLoop
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
 from serving.errors import InputFailed, Overloaded, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Call, Job, Output, Refused, Waiting, resolve_work
+from serving.jobs import Call, Job, Output, Refused, Waiting, Work, resolve_work
 from serving.loading import load_model
 from serving.metrics import Metrics, ModelFacts
 from serving.numerics import NumericError
 from serving.provenance import Provenance
 from serving.reading import ReadingStream
+from serving.vicinity import Vicinity, check_space, reference_of, views_for
 
 logger = logging.getLogger("fmhub.serving")
 
@@ -86,6 +88,7 @@ class Lane:
         threads = service.torch_threads or os.cpu_count() or 1
         self._thread = ThreadPoolExecutor(1, f"model-{self.id}", limit_torch_threads, (threads,))
         self._batches: BatchLoop | None = None
+        self._reference: Neighbourhood | None = None
         self._started: dict[object, float] = {}
         self._jobs: set[Job] = set()
         self._load_task: asyncio.Task[Embedder] | None = None
@@ -155,7 +158,7 @@ class Lane:
         assert self.idle
         if self._batches is not None:
             self._batches.stop()
-        self.embedder = self._load_task = self._batches = None
+        self.embedder = self._load_task = self._batches = self._reference = None
 
     def update(self, settings: ModelSettings, service: ServiceSettings) -> None:
         """Go on under other settings that leave the weights as they are."""
@@ -185,6 +188,7 @@ class Lane:
         layer: Layer = None,
         kind: str = "input",
         call: Call | None = None,
+        sanity: str | None = None,
     ) -> list[list[Output | Refused]]:
         """Take one request through all stages.
 
@@ -195,6 +199,7 @@ class Lane:
             layer: See there.
             kind: Name of the request's field that holds the inputs, for messages.
             call: The request; the time of its stages is noted there.
+            sanity: What to say of each sample beside its vector; see `serving.schemas.Options`.
 
         Returns:
             For each input the outputs of its samples, in order; of an input that can be used in part, also what cannot.
@@ -211,16 +216,21 @@ class Lane:
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
             if call is not None:
                 call.provenance, call.work = self.provenance, work
-            job = Job(work, len(inputs), kind, self._service.max_samples, call)
-            missing = await self._cache.fill(job, inputs, self.provenance, self._readers)
+            vicinity = await self._vicinity_for(embedder, work, sanity)
+            views = vicinity.views if vicinity else 0
+            job = Job(work, len(inputs), kind, self._service.max_samples, call, views)
+            kept_as = vicinity.cached_as if vicinity else b""
+            missing = await self._cache.fill(job, inputs, self.provenance, self._readers, kept_as)
             unknown = [(index, inputs[index]) for index in missing]
             parts = _split(unknown, self._service.reading_threads)
             job.begin_reading(len(parts))
             self._jobs.add(job)
-            readers = [asyncio.create_task(self._read(embedder, job, part)) for part in parts]
+            readers = [asyncio.create_task(self._read(embedder, job, part, views)) for part in parts]
             try:
                 outputs = await job.future
                 for index, key in missing.items():
+                    if vicinity:
+                        outputs[index] = vicinity.fold(outputs[index])
                     self._cache.put(key, outputs[index])
                 return outputs
             finally:
@@ -264,11 +274,21 @@ class Lane:
                 f"{self.id} could not be loaded; the server's log says why", code="model_not_loaded"
             ) from None
 
-    async def _read(self, embedder: Embedder, job: Job, part: Sequence[tuple[int, Input]]) -> None:
+    async def _vicinity_for(self, embedder: Embedder, work: Work, sanity: str | None) -> Vicinity | None:
+        views = views_for(sanity)
+        if views is None:
+            return None
+        check_space(embedder, work)
+        if self._reference is None:
+            loop = asyncio.get_running_loop()
+            self._reference = await loop.run_in_executor(self._readers, reference_of, embedder)
+        return Vicinity(self._reference, views)
+
+    async def _read(self, embedder: Embedder, job: Job, part: Sequence[tuple[int, Input]], views: int) -> None:
         """Bring the samples of some inputs into the waiting room, turn by turn."""
         loop, batches = asyncio.get_running_loop(), self._batches
         assert batches is not None
-        stream = ReadingStream(embedder, part, job.kind)
+        stream = ReadingStream(embedder, part, job.kind, views)
         # With it the request's id, for what is logged in the thread.
         context = contextvars.copy_context()
         finished = False

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from hub.embedder import Embedder, Prepared
 from hub.errors import InvalidInput
+from hub.neighbourhood import views_of
 from serving.errors import InputFailed
 from serving.inputs import Input
 from serving.jobs import Refused
@@ -40,21 +41,22 @@ class Turn:
 class ReadingStream:
     """Some inputs of one request on their way to prepared samples."""
 
-    def __init__(self, embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str) -> None:
+    def __init__(self, embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str, views: int = 0) -> None:
         """Prepare to read; nothing is touched before the first turn.
 
         Args:
             embedder: Reads and prepares.
             inputs: (index in the request, input).
             kind: Name of the request's field, for error messages: ``input`` or ``file``.
+            views: Changed copies to bring after each sample that can be used; see `hub.neighbourhood`.
         """
-        self._samples = self._read(embedder, inputs, kind)
+        self._samples = self._read(embedder, inputs, kind, views)
         self._lock = threading.Lock()
         self._closed = False
 
     @staticmethod
     def _read(
-        embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str
+        embedder: Embedder, inputs: Sequence[tuple[int, Input]], kind: str, views: int
     ) -> Generator[tuple[int, Prepared | Refused]]:
         for index, item in inputs:
             place = f"{kind}[{index}]"
@@ -76,6 +78,8 @@ class ReadingStream:
                         for earlier in refused:
                             yield index, earlier
                     yield index, prepared
+                    for view in views_of(embedder, prepared, views) if views else ():
+                        yield index, view
                 if not usable:
                     raise refused[0].error if refused else InvalidInput("it holds no sample", code="no_samples")
             except InvalidInput as error:

@@ -158,7 +158,9 @@ class Client(_Base):
             pooling: One of the model's poolings, or ``"none"`` for token states.
             layer: Index of a hidden state, ``"average"`` or ``"all"``.
             dimensions: Keep so many numbers and scale to length 1.
-            sanity: ``"flags"``: say in ``items`` what speaks against each input, and the facts read with it.
+            sanity: ``"flags"``: say in ``items`` what speaks against each input, and the facts read with it;
+                ``"neighbourhood"``: also how unlike the model's training data it is; ``"stability"``: also how its
+                embedding holds under mild changes, for eight more forwards.
             deadline: Seconds after which the service shall give up a request.
             on_error: ``"raise"`` at the first input that cannot be used, or ``"collect"`` those in ``errors``.
             progress: Draw a bar on standard error.
