@@ -23,8 +23,9 @@ from hub.errors import MissingDependency, UnknownDomain
 
 ENTRY_POINT_GROUP = "fmhub.domains"
 
-ROLES = ("reader", "samples", "baseline", "finetune", "explain", "preview", "examples")
-"""What a whole domain may name: its reader; writers of sample files; simple features; a preset for fine-tuning; flows
+ROLES = ("reader", "samples", "augment", "baseline", "finetune", "explain", "preview", "examples")
+"""What a whole domain may name, each as ``module:Name``: its reader; writers of sample files; ``augment(sample,
+generator) -> Sample``, a mild change that keeps what the sample is; simple features; a preset for fine-tuning; flows
 and the like beside known ones; ``preview(sample, small=False) -> TaskFile``, a picture of a sample; ``examples() ->
 list[Source]``, small native files of known kinds, named after what they hold."""
 

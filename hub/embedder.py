@@ -88,10 +88,12 @@ class Intake:
     Attributes:
         reader: The domain's `Reader`.
         processor: The model's `Processor`.
+        augment: The domain's mild change of a sample, ``(sample, generator) -> Sample``, where it has one.
     """
 
     reader: Reader
     processor: Processor
+    augment: Callable[[Sample, torch.Generator], Sample] | None = None
 
     def read(self, value: Any, span: Span | None = None, name: str | None = None) -> Iterator[Sample]:
         """Yield the samples of one input.
@@ -147,6 +149,7 @@ class Embedder:
         reader: The domain's `Reader`.
         card: The checkpoint's model card.
         name: What it was loaded as.
+        folder: Of the checkpoint.
         revision: Commit it was loaded from, if it came from a Hub.
         system: The `System` it belongs to.
     """
@@ -159,14 +162,17 @@ class Embedder:
         self.system = system
         self.card: Card = checkpoint.card
         self.name = checkpoint.name
+        self.folder = checkpoint.folder
         self.revision = checkpoint.revision
 
     # --- stages -----------------------------------------------------------------------------------------------
 
     @property
     def intake(self) -> Intake:
-        """The reader and the processor by themselves."""
-        return Intake(self.reader, self.processor)
+        """All that meets inputs, without the model."""
+        domain = self.system.domain
+        augment = domain.load("augment") if "augment" in domain.references else None
+        return Intake(self.reader, self.processor, augment)
 
     def read(self, value: Any, span: Span | None = None, name: str | None = None) -> Iterator[Sample]:
         """Yield the samples of one input; see `Intake.read`."""
@@ -305,6 +311,36 @@ class Embedder:
         for batch in batches_by_cost([p.cost for p in prepared], self.processor.batch_cost):
             results.update(zip(batch, self.run_batch(task, [prepared[i] for i in batch]), strict=True))
         return [results[i] for i in range(len(prepared))]
+
+    def prepared(self, inputs: Any, errors: list[InvalidInput] | None = None) -> Iterator[Prepared]:
+        """Yield the prepared samples of files or plain values.
+
+        Args:
+            inputs: As for ``embed``.
+            errors: Where inputs that cannot be used are noted, and left out.
+
+        Raises:
+            InvalidInput: An input cannot be used, and there is no place to note it.
+        """
+        return self._prepared(_as_inputs(inputs), errors, None)
+
+    def neighbourhood(self, inputs: Any, *, stability: bool = False) -> list[dict[str, float]]:
+        """Return for each sample how unlike the model's training data it is.
+
+        Args:
+            inputs: As for ``embed``.
+            stability: Embed changed copies of each sample as well.
+
+        Returns:
+            See `hub.neighbourhood.Neighbourhood.judge`.
+
+        Raises:
+            UnsupportedOption: The model comes without a reference set.
+            InvalidInput: An input cannot be used.
+        """
+        from hub.neighbourhood import VIEWS, judge_all
+
+        return judge_all(self, inputs, views=VIEWS if stability else 0)
 
     def warm_up(self) -> int:
         """Send an example of the processor's, or a sample file of the domain's, through all stages.

@@ -67,7 +67,9 @@ async def task_answer(
 
 
 def _sanity(output: Output) -> dict[str, Any]:
-    return {"flags": codes_of(output.warnings), "facts": dict(output.facts)}
+    found = {"flags": codes_of(output.warnings), "facts": dict(output.facts)}
+    near = output.neighbourhood
+    return found if near is None else {**found, "neighbourhood": dict(near)}
 
 
 def embedding_origin(model: str, call: Call, options: Options) -> dict[str, str | None]:

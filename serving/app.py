@@ -263,7 +263,15 @@ class Routes(Front):
         call = call_of(request)
         outputs: list[list[Output | Refused]] = await unless_gone(
             request,
-            self._engine.embed(model, inputs, pooling=options.pooling, layer=options.layer, kind=kind, call=call),
+            self._engine.embed(
+                model,
+                inputs,
+                pooling=options.pooling,
+                layer=options.layer,
+                kind=kind,
+                call=call,
+                sanity=options.sanity,
+            ),
         )
         for flag in answers.flags_of(outputs):
             self._engine.metrics.input_flags.labels(model, flag).inc()

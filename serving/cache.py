@@ -40,7 +40,7 @@ class ResultCache:
         return len(self._entries)
 
     async def fill(
-        self, job: Job, inputs: Sequence[Input], provenance: Provenance | None, threads: Executor
+        self, job: Job, inputs: Sequence[Input], provenance: Provenance | None, threads: Executor, kept_as: bytes = b""
     ) -> dict[int, bytes | None]:
         """Give a request the outputs of those of its inputs that are here.
 
@@ -49,6 +49,7 @@ class ResultCache:
             inputs: Of the request.
             provenance: Of the model that it asks.
             threads: To hash the contents in.
+            kept_as: What the outputs hold beside vectors.
 
         Returns:
             The other inputs by index, each with the key to keep its outputs under.
@@ -57,7 +58,7 @@ class ResultCache:
             return dict.fromkeys(range(len(inputs)))
         loop = asyncio.get_running_loop()
         hashes = await loop.run_in_executor(threads, lambda: [item.fingerprint() for item in inputs])
-        space = provenance.space(job.work).encode()
+        space = kept_as + provenance.space(job.work).encode()
         missing: dict[int, bytes | None] = {}
         for index, content in enumerate(hashes):
             key = None if content is None else space + content

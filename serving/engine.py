@@ -249,6 +249,7 @@ class Engine:
         layer: Layer = None,
         kind: str = "input",
         call: Call | None = None,
+        sanity: str | None = None,
     ) -> list[list[Output | Refused]]:
         """Embed the inputs of one request; see `Lane.run`.
 
@@ -257,7 +258,7 @@ class Engine:
             Unavailable: The answer took longer than the time-out.
             HubError: What `Lane.run` raises.
         """
-        answer = self.chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call)
+        answer = self.chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call, sanity=sanity)
         return await self._in_time(answer, call)
 
     async def run(

@@ -105,6 +105,7 @@ class Output:
         cost: Of the sample, in the processor's unit.
         warnings: What to know about the input although it was accepted.
         facts: Read with the sample, and safe to return.
+        neighbourhood: How unlike the training data it is, where that was asked for.
     """
 
     value: Any = field(repr=False)
@@ -112,6 +113,7 @@ class Output:
     cost: int
     warnings: tuple[str, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    neighbourhood: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ class Job:
     It lives on the event loop; only ``done`` is read by threads.
     """
 
-    def __init__(self, work: Work, inputs: int, kind: str, max_samples: int, call: Call | None = None) -> None:
+    def __init__(
+        self, work: Work, inputs: int, kind: str, max_samples: int, call: Call | None = None, views: int = 0
+    ) -> None:
         """Open a place for each input.
 
         Args:
@@ -142,13 +146,14 @@ class Job:
             kind: Name of the request's field that holds them, for messages.
             max_samples: Limit on the samples of all inputs together.
             call: The request that it is for.
+            views: Changed copies that come after each sample, and are no samples of their own.
         """
         self.work = work
         self.call = call or Call()
         self.kind = kind
         self.future: asyncio.Future[list[list[Output | Refused]]] = asyncio.get_running_loop().create_future()
         self._outputs: list[list[Output | Refused | None]] = [[] for _ in range(inputs)]
-        self._max_samples = max_samples
+        self._max_samples, self._views = max_samples, views
         self._samples = 0
         self._missing = 0
         self._reading = 0
@@ -200,7 +205,7 @@ class Job:
 
     def _count(self) -> None:
         self._samples += 1
-        if self._samples > self._max_samples:
+        if self._samples > self._max_samples * (1 + self._views):
             raise BodyTooLarge(
                 f"the inputs hold more than {self._max_samples} samples; send fewer or smaller files a request",
                 code="too_many_samples",

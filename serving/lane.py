@@ -16,13 +16,14 @@ from typing import Any, Literal
 from hub.embedder import Embedder
 from hub.errors import HubError
 from hub.modeling import Layer
+from hub.neighbourhood import Neighbourhood
 from serving.batch_loop import BatchLoop
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
 from serving.errors import Overloaded, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
-from serving.jobs import Call, Job, Output, Refused, Waiting, resolve_work
+from serving.jobs import Call, Job, Output, Refused, Waiting, Work, resolve_work
 from serving.loading import load_model
 from serving.metrics import Metrics, ModelFacts
 from serving.numerics import NumericError
@@ -30,6 +31,7 @@ from serving.provenance import Provenance
 from serving.readers.pool import Pool, Readable
 from serving.readers.stream import Order
 from serving.streams import InputJob, SampleStream
+from serving.vicinity import Vicinity, check_space, check_views, reference_of, views_for
 
 logger = logging.getLogger("fmhub.serving")
 
@@ -91,6 +93,7 @@ class Lane:
         threads = service.torch_threads or os.cpu_count() or 1
         self._thread = ThreadPoolExecutor(1, f"model-{self.id}", limit_torch_threads, (threads,))
         self._batches: BatchLoop | None = None
+        self._reference: Neighbourhood | None = None
         self._started: dict[object, float] = {}
         self._jobs: set[Job | SampleStream] = set()
         self._load_task: asyncio.Task[Embedder] | None = None
@@ -165,7 +168,7 @@ class Lane:
         if self._batches is not None:
             self._batches.stop()
         self._forget()
-        self.embedder = self._load_task = self._batches = None
+        self.embedder = self._load_task = self._batches = self._reference = None
 
     def _forget(self) -> None:
         if self._readable is not None:
@@ -210,6 +213,7 @@ class Lane:
         layer: Layer = None,
         kind: str = "input",
         call: Call | None = None,
+        sanity: str | None = None,
     ) -> list[list[Output | Refused]]:
         """Take one request through all stages.
 
@@ -220,6 +224,7 @@ class Lane:
             layer: See there.
             kind: Name of the request's field that holds the inputs, for messages.
             call: The request; the time of its stages is noted there.
+            sanity: What to say of each sample beside its vector; see `serving.schemas.Options`.
 
         Returns:
             For each input the outputs of its samples, in order; of an input that can be used in part, also what cannot.
@@ -238,16 +243,21 @@ class Lane:
             work = resolve_work(embedder, task=task, pooling=pooling, layer=layer)
             if call is not None:
                 call.provenance, call.work = self.provenance, work
-            job = Job(work, len(inputs), kind, self._service.max_samples, call)
-            missing = await self._cache.fill(job, inputs, self.provenance, self._pool.threads)
+            vicinity = await self._vicinity_for(embedder, work, sanity)
+            views = vicinity.views if vicinity else 0
+            job = Job(work, len(inputs), kind, self._service.max_samples, call, views)
+            kept_as = vicinity.cached_as if vicinity else b""
+            missing = await self._cache.fill(job, inputs, self.provenance, self._pool.threads, kept_as)
             unknown = [(index, inputs[index]) for index in missing]
             parts = _split(unknown, self._pool.width)
             job.begin_reading(len(parts))
             self._jobs.add(job)
-            readers = [asyncio.create_task(self._read_in_order(readable, job, part)) for part in parts]
+            readers = [asyncio.create_task(self._read_in_order(readable, job, part, views)) for part in parts]
             try:
                 outputs = await job.future
                 for index, key in missing.items():
+                    if vicinity:
+                        outputs[index] = vicinity.fold(outputs[index])
                     self._cache.put(key, outputs[index])
                 return outputs
             finally:
@@ -355,17 +365,29 @@ class Lane:
                 f"{self.id} could not be loaded; the server's log says why", code="model_not_loaded"
             ) from None
 
-    async def _read_in_order(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]]) -> None:
+    async def _vicinity_for(self, embedder: Embedder, work: Work, sanity: str | None) -> Vicinity | None:
+        views = views_for(sanity)
+        if views is None:
+            return None
+        check_space(embedder, work)
+        check_views(embedder, views)
+        if self._reference is None:
+            loop = asyncio.get_running_loop()
+            self._reference = await loop.run_in_executor(self._pool.threads, reference_of, embedder)
+        return Vicinity(self._reference, views)
+
+    async def _read_in_order(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]], views: int) -> None:
         """Read some inputs when those of most requests that came before have been read."""
         assert self._batches is not None
         async with self._batches.reading_in_order():
-            await self._read(readable, job, part)
+            await self._read(readable, job, part, views)
 
-    async def _read(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]]) -> None:
+    async def _read(self, readable: Readable, job: Job, part: Sequence[tuple[int, Input]], views: int = 0) -> None:
         """Bring the samples of some inputs into the waiting room, turn by turn."""
         batches = self._batches
         assert batches is not None
-        stream = self._pool.stream(readable, Order(part, job.kind, with_data=job.work.task is not None))
+        order = Order(part, job.kind, with_data=job.work.task is not None, views=views)
+        stream = self._pool.stream(readable, order)
         finished = False
         try:
             while not (finished or job.done):

@@ -66,7 +66,8 @@ def provenance_of(embedder: Embedder, folder: Path, arithmetic: str) -> Provenan
             way has ids as well.
         arithmetic: What the model computes with.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    # What else lies there in this format is no weight: known samples, a reference set.
+    files = sorted(folder.glob("model*.safetensors"))
     processor = folder / PREPROCESSOR
     return Provenance(
         revision=embedder.revision,

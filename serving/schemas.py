@@ -49,9 +49,11 @@ class Options(_Request):
         description="Keep the first so many numbers and scale the vector to length 1, as OpenAI's endpoint does. "
         "The models here are not trained to put the most important numbers first, so expect to lose quality.",
     )
-    sanity: Literal["flags"] | None = Field(
+    sanity: Literal["flags", "neighbourhood", "stability"] | None = Field(
         default=None,
-        description="flags: say of each input what speaks against it, in codes, and the facts read with it.",
+        description="flags: say of each input what speaks against it, in codes, and the facts read with it. "
+        "neighbourhood: also how unlike the model's training data it is. stability: also how its embedding holds under "
+        "mild changes of the input, which costs eight more forwards.",
     )
     user: StrictStr | None = Field(default=None, description="Accepted for OpenAI clients, and ignored.")
 
@@ -74,11 +76,25 @@ class Item(BaseModel):
     key: str = Field(description="Which sample of the input: a flow's id, a molecule's name; empty if it holds one.")
 
 
+class Neighbourhood(BaseModel):
+    """How near an input lies to a reference set of the kind that the model was trained on."""
+
+    distance: float = Field(description="To the nearest of the reference set, in deviations a dimension.")
+    percentile: float = Field(description="Percentage of held-out samples of the reference's kind that lie as far.")
+    stability: float | None = Field(
+        default=None, description="Cosine between its embedding and those of mildly changed copies."
+    )
+    stability_percentile: float | None = Field(
+        default=None, description="Percentage of held-out samples that are less stable; both ends are unusual."
+    )
+
+
 class Sanity(BaseModel):
     """How far an input can be trusted, where ``sanity`` asks for it."""
 
     flags: list[str] = Field(description="Codes of the warnings; docs/sanity.md lists them.")
     facts: dict[str, Any] = Field(description="Read with the input: rate, spacing, size; by domain.")
+    neighbourhood: Neighbourhood | None = None
 
 
 class Embedding(BaseModel):

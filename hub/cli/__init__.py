@@ -21,6 +21,7 @@ COMMANDS = {
     "pretrain": "Pretrain a system by a recipe, on a folder or a manifest.",
     "finetune": "Fine-tune a model on a labelled set; the result loads, and serves with its task.",
     "evaluate": "Probe a model on a labelled set, beside its random twin and a baseline.",
+    "neighbourhood": "Make a model's reference set, which tells how unlike its training data an input is.",
     "convert": "Convert an official checkpoint file to a Hugging Face-style folder.",
     "publish": "Check a checkpoint and push it to the Hugging Face Hub.",
 }

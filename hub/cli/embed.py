@@ -23,7 +23,11 @@ def embed(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     batch_cost: Annotated[int | None, typer.Option(help="Largest padded cost of one forward.")] = None,
     sanity: Annotated[
-        str | None, typer.Option(help="flags: write what speaks against each input, and the facts read with it.")
+        str | None,
+        typer.Option(
+            help="flags: what speaks against each input; neighbourhood: also how unlike the training data "
+            "it is; stability: also how its embedding holds under changes."
+        ),
     ] = None,
     explain: Annotated[
         bool,
@@ -37,6 +41,7 @@ def embed(
     """
     from hub.embedder import from_pretrained
     from hub.errors import UnsupportedOption
+    from hub.neighbourhood import VIEWS, find_neighbourhood, judge_all
 
     if output is None and not explain:
         raise UnsupportedOption("give --output FILE, or --explain", param="output")
@@ -47,9 +52,12 @@ def embed(
         raise UnsupportedOption(
             "token states do not fit one table; use hub.from_pretrained(...).embed()", param="pooling"
         )
-    if sanity not in (None, "flags"):
-        raise UnsupportedOption(f"--sanity {sanity}: only 'flags' is offered", param="sanity")
+    if sanity not in (None, "flags", "neighbourhood", "stability"):
+        raise UnsupportedOption(f"--sanity {sanity}: choose flags, neighbourhood or stability", param="sanity")
+    views = VIEWS if sanity == "stability" else 0
     embedder = from_pretrained(model, device=device)
+    if sanity in ("neighbourhood", "stability"):
+        find_neighbourhood(embedder)  # before hours of embedding
     files: list[Any] = []
     for path in inputs:
         found = embedder.reader.find(path, embedder.system.domain.suffixes) if path.is_dir() else [path]
@@ -71,7 +79,9 @@ def embed(
             on_input=lambda name: advance(),
         )
     if len(result):
-        _write(result, output, kind, _sanity(result) if sanity else [])
+        judged = sanity in ("neighbourhood", "stability")
+        nearness = judge_all(embedder, files, views=views, errors=[]) if judged else None
+        _write(result, output, kind, _sanity(result, nearness) if sanity else [])
         typer.echo(f"{len(result)} embeddings of {result.vectors[0].shape[-1]} dimensions in {output}", err=True)
     warned = [(item[0], text) for item, texts in zip(result.items, result.warnings, strict=True) for text in texts]
     for source, text in warned:
@@ -116,11 +126,14 @@ class _progress:  # used like a function
         self.bar.stop()
 
 
-def _sanity(result: Any) -> list[dict[str, Any]]:
+def _sanity(result: Any, nearness: list[dict[str, float]] | None) -> list[dict[str, Any]]:
     """Return for each sample the columns that ``--sanity`` adds."""
-    return [
+    rows = [
         {"flags": list(flags), "facts": dict(facts)} for flags, facts in zip(result.flags, result.facts, strict=True)
     ]
+    if nearness is None:
+        return rows
+    return [{**row, "neighbourhood": near} for row, near in zip(rows, nearness, strict=True)]
 
 
 def _rows(result: Any, sanity: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -102,6 +102,8 @@ class Item:
         warnings: What to know about it although it was accepted.
         flags: The same in codes.
         facts: Read with it.
+        neighbourhood: How unlike the model's training data it is: ``distance``, ``percentile``, and see
+            `hub.neighbourhood.Neighbourhood.judge`.
     """
 
     input: int
@@ -110,6 +112,7 @@ class Item:
     warnings: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    neighbourhood: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ def _item(entry: dict[str, Any], numbers: Sequence[int]) -> Item:
         tuple(entry.get("warnings", ())),
         tuple(sanity.get("flags", ())),
         sanity.get("facts", {}),
+        sanity.get("neighbourhood"),
     )
 
 

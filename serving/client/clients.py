@@ -158,7 +158,9 @@ class Client(_Base):
             pooling: One of the model's poolings, or ``"none"`` for token states.
             layer: Index of a hidden state, ``"average"`` or ``"all"``.
             dimensions: Keep so many numbers and scale to length 1.
-            sanity: ``"flags"``: say in ``items`` what speaks against each input, and the facts read with it.
+            sanity: ``"flags"``: say in ``items`` what speaks against each input, and the facts read with it;
+                ``"neighbourhood"``: also how unlike the model's training data it is; ``"stability"``: also how its
+                embedding holds under mild changes, for eight more forwards.
             deadline: Seconds after which the service shall give up a request.
             on_error: ``"raise"`` at the first input that cannot be used, or ``"collect"`` those in ``errors``.
             progress: Draw a bar on standard error.
@@ -215,7 +217,7 @@ class Client(_Base):
             ServiceError: The service refused, with its message, or could not be reached; while iterating.
             OSError: A file cannot be read.
         """
-        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions)
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, None)
         call = Streaming(fields, _headers(deadline), on_error, self._retries)
         return RowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
 
@@ -351,7 +353,7 @@ class AsyncClient(_Base):
         on_error: OnError = "raise",
     ) -> AsyncRowStream:
         """Embed, giving each sample's row as soon as it is there; see `Client.stream`."""
-        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions)
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, None)
         call = Streaming(fields, _headers(deadline), on_error, self._retries)
         return AsyncRowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
 

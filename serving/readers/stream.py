@@ -20,6 +20,7 @@ import torch
 
 from hub.embedder import Intake, Prepared
 from hub.errors import InvalidInput, TooLarge
+from hub.neighbourhood import views_of
 from serving.errors import InputFailed, SpoolFull
 from serving.inputs import Input
 from serving.jobs import Refused
@@ -56,12 +57,14 @@ class Order:
         kind: Name of the request's field, for error messages: ``input`` or ``file``.
         with_data: Whether what the reader made of a sample is needed beside its features, as tasks do.
         skip: Entries at the start to leave out, because they came before.
+        views: Changed copies to bring after each sample that can be used; see `hub.neighbourhood`.
     """
 
     inputs: Sequence[tuple[int, Input]]
     kind: str
     with_data: bool
     skip: int = 0
+    views: int = 0
 
     def place(self, index: int) -> str:
         """Return where in the request an input stands."""
@@ -105,10 +108,11 @@ class ReadingStream:
                         if usable:
                             yield index, refused[-1], 0
                         continue
+                    views = views_of(intake, prepared, order.views) if order.views else []
                     if not order.with_data:
-                        prepared = dataclasses.replace(prepared, sample=dataclasses.replace(sample, data=None))
+                        prepared, *views = map(_without_data, (prepared, *views))
                     size = bytes_of(prepared)
-                    total += size
+                    total += size + sum(map(bytes_of, views))
                     if total > caps.output_bytes:
                         raise TooLarge(
                             f"prepared for the model it takes more than {caps.output_bytes:,} bytes, the most that one "
@@ -121,6 +125,8 @@ class ReadingStream:
                         for earlier in refused:
                             yield index, earlier, 0
                     yield index, prepared, size
+                    for view in views:
+                        yield index, view, size
                 if not usable:
                     raise refused[0].error if refused else InvalidInput("it holds no sample", code="no_samples")
             except InvalidInput as error:
@@ -156,6 +162,10 @@ class ReadingStream:
         """Let go of an input that was not read to its end; it waits for the turn at hand."""
         with self._lock:
             self._samples.close()
+
+
+def _without_data(prepared: Prepared) -> Prepared:
+    return dataclasses.replace(prepared, sample=dataclasses.replace(prepared.sample, data=None))
 
 
 def _blamed(error: Exception, label: str, caps: Caps) -> Exception:

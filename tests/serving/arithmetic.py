@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -179,19 +179,32 @@ def write_samples(folder: Path) -> list[Path]:
     return [path]
 
 
+def augment(sample: Sample, generator: torch.Generator) -> Sample:
+    """Numbers changed by about a hundredth."""
+    factors = 1 + 0.01 * torch.randn(len(sample.data), generator=generator, dtype=torch.float64)
+    return replace(sample, data=[v * f for v, f in zip(sample.data, factors.tolist(), strict=True)])
+
+
+class Numbers(Domain):
+    """A domain whose functions are those of this module."""
+
+    def resolve(self, reference: str) -> Any:
+        return globals()[reference.partition(":")[2]]
+
+
 def load(name: str, *, revision: str | None = None, device: str | None = None, dtype: str = "float32") -> Embedder:
     """Stand in for hub.from_pretrained; a name with 'slow' loads slowly, one with 'missing' fails."""
     if "missing" in name:
         raise UnknownModel(f"no model at /home/operator/{name}")
     if "slow" in name:
         time.sleep(0.5)
-    domain = Domain(
+    domain = Numbers(
         name="numbers",
         title="Numbers",
         package="arithmetic_package",
         folder=Path(__file__).parent,
         suffixes=(".num",),
-        references={"samples": "samples:write"},
+        references={"samples": "samples:write_samples", "augment": "augmenting:augment"},
     )
     system = System("arithmetic", "Arithmetic", "none", "arithmetic", {}, domain)
     model = NumberModel(NumberConfig()).to(getattr(torch, dtype))

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import arithmetic
 import httpx
+import numpy as np
+import pytest
 from arithmetic import file_of
-from conftest import running_app
+from conftest import model_of, running_app
 
+from hub.manifest import Row
+from hub.neighbourhood import FILE, VIEWS
+from hub.reference_set import make_reference_set, write_reference_set
 from serving.client import AsyncClient
+
+STRANGER = " ".join(["1 2 3"] * 300)
+"""Alike in all but the count, which no reference sample varies."""
 
 
 def test_flags_and_facts_come_when_asked_for(run: Any) -> None:
@@ -56,5 +66,78 @@ def test_the_client_gives_flags_in_its_items(run: Any) -> None:
                     ((), {"numbers": 1}),
                 ]
                 assert (await client.embed("dummy", "0")).items[0].flags == ()
+
+    run(main())
+
+
+@pytest.fixture
+def referenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, the dummy checkpoint's own, with a reference set of two hundred samples like (1, 2, 3)."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    file = tmp_path / "like.num"
+    file.write_bytes(file_of(*([1, 2, 3] * (1 + 0.1 * rng.normal(size=(200, 3))))))
+    embedder = arithmetic.load("dummy")
+    write_reference_set(make_reference_set(embedder, [Row(file)], "numbers, CC0"), embedder, tmp_path)
+    return tmp_path
+
+
+def test_a_stranger_is_told_from_one_of_the_kind(run: Any, referenced: Path) -> None:
+    async def main() -> None:
+        async with running_app(cache_bytes=100_000, max_samples=4) as (client, engine):
+            body = {"model": "dummy", "input": ["1 2 3", STRANGER], "sanity": "neighbourhood", "dimensions": 2}
+            answer = (await client.post("/v1/embeddings", json=body)).json()
+            known, stranger = (entry["sanity"]["neighbourhood"] for entry in answer["data"])
+            assert known["percentile"] > 5 > stranger["percentile"] == 0
+            assert known == arithmetic.load("dummy").neighbourhood([[1, 2, 3]])[0], "as in Python"
+            assert answer["usage"]["total_tokens"] == 3 + 900
+            assert sum(model_of(engine).batches) == 2, "no further forward"
+            assert (await client.post("/v1/embeddings", json=body)).json() == answer
+            assert sum(model_of(engine).batches) == 2, "the second time from the results cache"
+            asked = {**body, "sanity": "stability"}
+            steady, _ = (
+                e["sanity"]["neighbourhood"] for e in (await client.post("/v1/embeddings", json=asked)).json()["data"]
+            )
+            assert sum(model_of(engine).batches) == 2 + 2 * (1 + VIEWS)
+            assert steady == arithmetic.load("dummy").neighbourhood([[1, 2, 3]], stability=True)[0]
+            assert steady.items() > known.items() and -1 <= steady["stability"] <= 1
+            plain = (await client.post("/v1/embeddings", json={**body, "sanity": "flags"})).json()
+            assert "neighbourhood" not in plain["data"][0]["sanity"], "kept apart from those with figures"
+            assert [e["embedding"] for e in plain["data"]] == [e["embedding"] for e in answer["data"]]
+
+    run(main())
+
+
+def test_figures_stay_with_their_samples(run: Any, referenced: Path) -> None:
+    """Samples that cannot be used stand between others, and views are counted as no samples of their own."""
+
+    async def main() -> None:
+        async with running_app(max_samples=5) as (client, _):
+            lines = [b"NUM1", b"a: 1 2 3", b"b: no", b"c: " + STRANGER.encode(), b"d: 1 2 3"]
+            files = [("file", ("mixed.num", b"\n".join(lines)))]
+            fields = {"sanity": "stability"}
+            answer = (await client.post("/v1/models/dummy/embeddings", files=files, data=fields)).json()
+            found = {e["item"]["key"]: e["sanity"]["neighbourhood"] for e in answer["data"]}
+            assert list(found) == ["a", "c", "d"] and [e["item"]["key"] for e in answer["errors"]] == ["b"]
+            assert found["a"] == found["d"] and found["c"]["percentile"] == 0
+            many = [("file", ("many.num", file_of([1], [2], [3], [4], [5], [6])))]
+            refused = await client.post("/v1/models/dummy/embeddings", files=many, data=fields)
+            assert refused.status_code == 413 and "more than 5 samples" in refused.json()["error"]["message"]
+
+    run(main())
+
+
+def test_what_cannot_be_judged_is_refused_clearly(run: Any, referenced: Path) -> None:
+    async def main() -> None:
+        async with running_app() as (client, _):
+            body = {"model": "dummy", "input": "1", "sanity": "neighbourhood"}
+            other = await client.post("/v1/embeddings", json={**body, "pooling": "max"})
+            assert other.status_code == 422 and "own pooling" in other.json()["error"]["message"]
+            (referenced / FILE).write_bytes(b"damaged")
+            damaged = (await client.post("/v1/embeddings", json=body)).json()["error"]
+            assert damaged["code"] == "no_neighbourhood" and str(referenced) not in damaged["message"]
+            (referenced / FILE).unlink()
+            absent = await client.post("/v1/embeddings", json=body)
+            assert absent.status_code == 422 and "fmhub neighbourhood" in absent.json()["error"]["message"]
 
     run(main())
