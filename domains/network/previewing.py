@@ -13,6 +13,8 @@ from hub.reading import Sample
 
 FEW = 20
 """Packets for which there is always room, so that a few are not drawn as wide blocks."""
+LABELS = 11
+"""Times for which there is room below the picture."""
 NAMES = {1: "ICMP", 6: "TCP", 17: "UDP"}
 
 
@@ -40,7 +42,7 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
         axes.set_axis_off()
         return as_svg(figure)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.set_xticks(starts, _moments(flow))
+    axes.set_xticks(starts, _moments(flow, starts, max(len(sizes), FEW) / LABELS))
     axes.tick_params(axis="x", labelsize=8, length=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
     axes.set_ylabel("bytes of a packet")
@@ -49,7 +51,7 @@ def preview(sample: Sample, small: bool = False) -> TaskFile:
     shown = f" (the first {len(sizes)} shown)" if total > len(sizes) else ""
     name = NAMES.get(flow.protocol, str(flow.protocol))
     axes.set_title(f"{name}, {total:,} packets{shown}, {flow.duration / 1e6:.3g} s", loc="left", color=INK)
-    for place, text, colour in ((0.86, "up: from the initiator", ACCENT), (1.0, "down: answers", CONTRAST)):
+    for place, text, colour in ((0.83, "up: from the initiator", ACCENT), (1.0, "down: answers", CONTRAST)):
         axes.text(place, 1.03, text, color=colour, ha="right", va="bottom", transform=axes.transAxes, fontsize=9)
     return as_svg(figure)
 
@@ -66,6 +68,14 @@ def _packets(flow: Flow) -> tuple[NDArray[np.float64], list[int]]:
     return np.array(sizes), starts
 
 
-def _moments(flow: Flow) -> list[str]:
-    milliseconds = flow.iats.astype(np.float64) / 1000
-    return ["" if m == 0 else f"+{m:.0f} ms" if m < 10_000 else f"+{m / 1000:.0f} s" for m in milliseconds]
+def _moments(flow: Flow, starts: list[int], room: float) -> list[str]:
+    """Return when bursts begin, leaving out those for which there is no room in packets after the label before."""
+    labels: list[str] = []
+    last = -room
+    for start, microseconds in zip(starts, flow.iats.tolist(), strict=True):
+        if microseconds == 0 or start - last < room:
+            labels.append("")
+            continue
+        labels.append(f"+{microseconds / 1e3:.0f} ms" if microseconds < 10_000_000 else f"+{microseconds / 1e6:.0f} s")
+        last = start
+    return labels

@@ -163,7 +163,7 @@ class Watched:
         image = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
         assert len(set(image.resize((64, 64)).get_flattened_data())) > 20  # something is drawn
         if folder:
-            small = image.quantize(96, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+            small = image.quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
             small.save(ROOT / folder / f"playground-{name}.png", optimize=True)
 
 
@@ -218,6 +218,7 @@ def test_a_dropped_file_is_seen_and_set_beside_examples(domain: str, visit: Any,
         key = page.locator("#items button").nth(1).locator("span").first.inner_text()
         page.locator(f'#picture img[alt*="{key}"]').wait_for()
         assert page.locator("#picture img").get_attribute("src") != before
+        view.wait_shown(case.file)
     if domain == "sar":
         check_slider(view)
     view.keep_picture(domain)
