@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,6 +58,6 @@ def _v2(error: ErrorReport) -> tuple[dict[str, str], dict[str, str]]:
 
 def _hub(error: ErrorReport) -> tuple[dict[str, str], dict[str, str]]:
     code = HUB_CODES.get(error.code)
-    # A header takes Latin-1 alone, and a HEAD request has no body to tell more.
-    headers = {"X-Error-Message": error.message.encode("ascii", "replace").decode("ascii").replace("\n", " ")}
+    # A header takes no line ends, and a HEAD request has no body to tell more.
+    headers = {"X-Error-Message": re.sub(r"[^ -~]", "?", error.message)}
     return {"error": error.message}, headers | ({"X-Error-Code": code} if code else {})
