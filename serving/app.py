@@ -26,6 +26,7 @@ from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
 from serving.lane import Lane
 from serving.middleware import Envelope
+from serving.patience import Patience
 from serving.problems import ErrorReport
 from serving.schemas import (
     EmbeddingAnswer,
@@ -70,6 +71,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     # The last one added is the outermost.
+    app.add_middleware(Patience, settings=lambda: engine.settings)
     app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
     app.add_middleware(Envelope, metrics=engine.metrics, send_id=send_request_id, log=engine.settings.log_requests)
     if engine.settings.cors_origins:

@@ -12,6 +12,7 @@ import uvicorn
 from serving.addresses import check_tls, listening_socket, url_of
 from serving.app import create_app
 from serving.config import ServiceSettings
+from serving.connections import GuardedProtocol
 from serving.engine import Engine
 from serving.logs import configure_logging
 
@@ -39,6 +40,7 @@ async def _serve(settings: ServiceSettings, on_ready: Callable[[str], None]) -> 
             uvicorn.Config(
                 create_app(engine),
                 lifespan="on",
+                http=GuardedProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,
