@@ -27,6 +27,7 @@ from serving.jobs import Output, Refused, resolve_work
 from serving.keys import KeyRing
 from serving.metrics import Exposition
 from serving.middleware import Envelope
+from serving.patience import Patience
 from serving.playground.routes import NATIVE_FILE, PICTURE, Playground
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
@@ -91,6 +92,7 @@ def create_app(
         redirect_slashes=False,
     )
     # The last one added is the outermost.
+    app.add_middleware(Patience, settings=lambda: engine.settings)
     app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
     app.add_middleware(
         Envelope,

@@ -234,6 +234,9 @@ class ServiceSettings(_Strict):
         default=True,
         description="With --backend local: start the process anew when a forward has outlived request_timeout_s.",
     )
+    body_timeout_s: float = Field(
+        default=300.0, gt=0, description="From a request's headers to the end of its body; beyond it 408."
+    )
     shutdown_grace_s: float = Field(default=10.0, ge=0, description="Time for requests in work when the service stops.")
     ray: RaySettings = RaySettings()
 

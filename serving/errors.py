@@ -29,6 +29,12 @@ class BodyTooLarge(HubError):
     code = "body_too_large"
 
 
+class SlowBody(HubError):
+    """The body took longer to come than the service waits (HTTP 408)."""
+
+    code = "slow_body"
+
+
 class InvalidRequest(HubError, ValueError):
     """The body was understood, and a field of it is missing, unknown or out of range (HTTP 422)."""
 

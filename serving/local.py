@@ -16,6 +16,7 @@ from hub.errors import HubError
 from serving.addresses import check_tls, listening_socket, url_of
 from serving.app import create_app
 from serving.config import ServiceSettings
+from serving.connections import GuardedProtocol
 from serving.engine import Engine
 from serving.logs import configure_logging
 from serving.supervision import Ending, inherited_socket, watch
@@ -56,6 +57,7 @@ async def _serve(
             uvicorn.Config(
                 create_app(engine),
                 lifespan="on",
+                http=GuardedProtocol,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -1,10 +1,10 @@
 """Errors to answers: one shape for all of them, and one meaning for each status.
 
 400 the bytes are not what they claim (broken JSON, broken multipart); 401 no valid key; 403 not for this key; 404 no
-such route, model or task; 405 the route has other methods; 413 more than a stated limit; 415 a content type or file
-kind that is not read here; 422 understood, but a field or an input cannot be used; 429 too much is waiting, or a key's
-rate is spent, come back after ``Retry-After``; 500 our fault; 503 it cannot be answered now (starting, stopping, timed
-out).
+such route, model or task; 405 the route has other methods; 408 the body came too slowly; 413 more than a stated limit;
+415 a content type or file kind that is not read here; 422 understood, but a field or an input cannot be used; 429 too
+much is waiting, or a key's rate is spent, come back after ``Retry-After``; 500 our fault; 503 it cannot be answered now
+(starting, stopping, timed out).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from serving.errors import (
     MalformedRequest,
     NotFound,
     Overloaded,
+    SlowBody,
     Unauthorized,
     Unavailable,
     WrongContentType,
@@ -40,6 +41,7 @@ TYPES = {
     403: "permission_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
+    408: "timeout_error",
     413: "too_large_error",
     415: "unsupported_media_type_error",
     422: "invalid_input_error",
@@ -61,6 +63,7 @@ STATUSES: tuple[tuple[type[HubError], int], ...] = (
     (NotFound, 404),
     (MalformedRequest, 400),
     (WrongContentType, 415),
+    (SlowBody, 408),
     (BodyTooLarge, 413),
     (InvalidRequest, 422),
     (Unauthorized, 401),
@@ -99,6 +102,9 @@ class ErrorReport:
             headers["Retry-After"] = str(self.retry_after)
         if self.allow is not None:
             headers["Allow"] = self.allow
+        if self.status == 408:
+            # What is still to come of the body would be taken for the next request.
+            headers["Connection"] = "close"
         if self.status == 401:
             # RFC 6750: the reason is told only to those who sent a key.
             sent = ', error="invalid_token"' if self.code == "invalid_api_key" else ""

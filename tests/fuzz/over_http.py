@@ -36,7 +36,8 @@ def send_all(corpus: Corpus, numbers: Iterable[int], url: str, pid: int | None =
     with httpx.Client(base_url=url, timeout=HANG, limits=httpx.Limits(max_connections=AT_ONCE)) as client:
         models: dict[str, list[str]] = {}
         for entry in client.get("/v1/models").json()["data"]:
-            models.setdefault(entry["domain"], []).append(entry["id"])
+            described = client.get(f"/v1/models/{entry['id']}").json()
+            models.setdefault(described["domain"], []).append(entry["id"])
         before = processes(pid)
         started = time.monotonic()
         with ThreadPoolExecutor(AT_ONCE) as threads:
