@@ -259,13 +259,13 @@ class Engine:
             HubError: What `Lane.run` raises.
         """
         answer = self.chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call, sanity=sanity)
-        return await self._in_time(answer, call)
+        return await self.in_time(answer, call)
 
     async def run(
         self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input", call: Call | None = None
     ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
-        return await self._in_time(self.chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
+        return await self.in_time(self.chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
 
     async def aside(self, work: Callable[[], Result], call: Call | None = None) -> Result:
         """Do something beside the models, in a thread that reads.
@@ -277,7 +277,7 @@ class Engine:
         async def answer() -> Result:
             return await asyncio.get_running_loop().run_in_executor(self.pool.threads, work)
 
-        return await self._in_time(answer(), call)
+        return await self.in_time(answer(), call)
 
     def patience(self, call: Call | None) -> float:
         """Return the seconds after which a request is given up; of a stream, after which it is without a row."""
@@ -286,7 +286,12 @@ class Engine:
             seconds = min(seconds, call.timeout_s)
         return seconds
 
-    async def _in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
+    async def in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
+        """Return an answer, if it comes while its request has time.
+
+        Raises:
+            Unavailable: It took longer.
+        """
         seconds = self.patience(call)
         try:
             # What was not in the model by then never gets there: the job is given up, and its samples with it.

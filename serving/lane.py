@@ -412,11 +412,11 @@ class Lane:
         finally:
             stream.close()
 
-    async def call_reader(self, function: str, item: Input, place: str) -> Any:
-        """Return what a function makes of the first sample of an input; see `Pool.call`."""
+    async def call_reader(self, function: str, item: Input, place: str, **options: Any) -> Any:
+        """Return what a function makes of an input, where inputs are read; see `Pool.call`."""
         await self.loaded()
         assert self._readable is not None
-        return await self._pool.call(function, self._readable, item, place)
+        return await self._pool.call(function, self._readable, item, place, **options)
 
     # --- health and end ----------------------------------------------------------------------------------
 

@@ -1,62 +1,60 @@
-"""Inputs to pictures. The function is pure: it can be called in any thread or process that has the reader."""
+"""Inputs to pictures; called where inputs are read, which is in a process of its own."""
 
 from __future__ import annotations
 
+import importlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
+from hub.embedder import Intake
 from hub.errors import InvalidInput
 from hub.modeling import TaskFile
-from hub.reading import Reader, Sample, Source
-from serving.errors import InputFailed, InvalidRequest
+from hub.reading import Sample
 from serving.inputs import Input
 
-Preview = Callable[..., TaskFile]
-"""A domain's ``preview(sample, small=False)``."""
+DRAW = f"{__name__}:draw"
+"""What `Lane.call_reader` calls."""
 
 _DRAWING = threading.Lock()
 """Matplotlib is not made for several threads; one picture takes a few tenths of a second."""
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What `Input.samples` needs of an embedder."""
-
-    reader: Reader
-
-    def read(self, source: Source) -> Iterator[Sample]:
-        return self.reader.read(source)
-
-
 def draw(
-    reader: Reader, preview: Preview, item: Input, place: str, key: str | None = None, small: bool = False
+    intake: Intake,
+    item: Input,
+    place: str,
+    *,
+    preview: str,
+    reader: str | None = None,
+    key: str | None = None,
+    small: bool = False,
 ) -> TaskFile:
     """Return a picture of one sample of an input.
 
     Args:
-        reader: Of the model's domain.
-        preview: Of the same domain.
+        intake: Of the model.
         item: One input of a request.
         place: Where in the request it stands, for messages.
+        preview: ``module:name`` of the domain's ``preview(sample, small=False)``.
+        reader: ``module:Name`` of a reader to use in the place of the model's.
         key: Which sample; the first that can be used when ``None``.
         small: For a list.
 
     Raises:
-        InputFailed: The input or the sample cannot be read, or not be drawn.
-        InvalidRequest: There is no sample of this key.
+        InvalidInput: The input or the sample cannot be read, or not be drawn, or there is no sample of this key.
     """
-    name = item.filename or place
-    try:
-        sample = _chosen(item.samples(_Reading(reader), place), key, name)  # type: ignore[arg-type]
-        with _DRAWING:
-            return preview(sample, small=small)
-    except InvalidInput as error:
-        raise InputFailed(error.at(name), param=place) from None
-    except InvalidRequest:
-        raise
-    except Exception as error:
-        raise InputFailed(error, param=place) from error
+    if reader is not None:
+        intake = replace(intake, reader=_imported(reader)())
+    sample = _chosen(item.samples(intake, place), key, item.filename or place)
+    with _DRAWING:
+        return _imported(preview)(sample, small=small)
+
+
+def _imported(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _chosen(samples: Iterator[Sample], key: str | None, name: str) -> Sample:
@@ -67,4 +65,4 @@ def _chosen(samples: Iterator[Sample], key: str | None, name: str) -> Sample:
         first = first or sample
     if key is None and first is not None:
         return first.checked(name)
-    raise InvalidRequest("the input holds no sample of this key", param="sample", code="sample_not_found")
+    raise InvalidInput("it holds no sample of this key", code="sample_not_found")

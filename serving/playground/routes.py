@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hub.embedder import Embedder
 from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import TaskFile
 from serving import answers
@@ -22,7 +19,7 @@ from serving.inputs import Input, UploadedFile
 from serving.jobs import Call, Output
 from serving.lane import Lane
 from serving.playground.examples import Examples, ExampleShelf
-from serving.previewing import draw
+from serving.previewing import DRAW
 
 if TYPE_CHECKING:
     from serving.app import Routes
@@ -67,8 +64,7 @@ class Playground:
                 raise InvalidRequest("a picture is of one input; send one", param=kind)
             label(request, model=model)
             call = call_of(request)
-            embedder = await lane.loaded()
-            return _image(await unless_gone(request, self._picture(embedder, inputs[0], f"{kind}[0]", sample, call)))
+            return _image(await unless_gone(request, self._picture(lane, inputs[0], f"{kind}[0]", sample, call)))
 
     async def neighbours(self, request: Request, model: str) -> Response:
         """Embed inputs, and tell of each sample its nearest examples and its place on their map."""
@@ -116,10 +112,8 @@ class Playground:
         lane, examples = await self._known(request, model)
         file = examples.file(name)
         if name not in examples.pictures:
-            embedder = await lane.loaded()
             item = UploadedFile(file.content or b"", name)
-            picture = partial(draw, embedder.reader, _preview_of(embedder), item, name, small=True)
-            examples.pictures[name] = await self._drawn(picture, call_of(request))
+            examples.pictures[name] = await self._drawn(lane, item, name, call_of(request), small=True)
         return _image(examples.pictures[name])
 
     async def _known(self, request: Request, model: str) -> tuple[Lane, Examples]:
@@ -127,33 +121,32 @@ class Playground:
         label(request, model=model)
         return lane, await unless_gone(request, self._shelf.of(lane))
 
-    async def _picture(self, embedder: Embedder, item: Input, place: str, key: str | None, call: Call) -> TaskFile:
+    async def _picture(self, lane: Lane, item: Input, place: str, key: str | None, call: Call) -> TaskFile:
         """Draw an input that the model can read, or at least its domain: the result of a task, say."""
-        preview, general = _preview_of(embedder), embedder.system.domain.load("reader")
+        embedder = await lane.loaded()
+        domain = embedder.system.domain
         try:
-            return await self._drawn(partial(draw, embedder.reader, preview, item, place, key), call)
+            return await self._drawn(lane, item, place, call, key=key)
         except InputFailed as error:
-            alike = type(embedder.reader) is general
+            alike = type(embedder.reader) is domain.load("reader")
             if alike or key is not None or not isinstance(error.cause, InvalidInput):
                 raise
-        return await self._drawn(partial(draw, general(), preview, item, place), call)
+        return await self._drawn(lane, item, place, call, reader=f"{domain.package}.{domain.references['reader']}")
 
-    async def _drawn(self, picture: Callable[[], TaskFile], call: Call) -> TaskFile:
+    async def _drawn(self, lane: Lane, item: Input, place: str, call: Call, **options: Any) -> TaskFile:
+        domain = (await lane.loaded()).system.domain
+        if "preview" not in domain.references:
+            raise UnsupportedOption(f"{domain.title} has no pictures", param="task", code="task_not_found")
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{MOST_WAITING} pictures are being drawn already; try again later", retry_after=1)
         self._waiting += 1
+        preview = f"{domain.package}.{domain.references['preview']}"
         try:
             async with self._turn:
-                return await self._engine.aside(picture, call)
+                drawn = lane.call_reader(DRAW, item, place, preview=preview, **options)
+                return await self._engine.in_time(drawn, call)
         finally:
             self._waiting -= 1
-
-
-def _preview_of(embedder: Embedder) -> Callable[..., TaskFile]:
-    domain = embedder.system.domain
-    if "preview" not in domain.references:
-        raise UnsupportedOption(f"{domain.title} has no pictures", param="task", code="task_not_found")
-    return domain.load("preview")
 
 
 def _told(output: Output, examples: Examples) -> dict[str, Any]:

@@ -98,14 +98,16 @@ class Pool(ABC):
         """Return a stream of what is to be read."""
 
     @abstractmethod
-    async def call(self, function: str, model: Readable, item: Input, place: str) -> Any:
-        """Return what a function makes of the first sample of an input, under the same caps.
+    async def call(self, function: str, model: Readable, item: Input, place: str, **options: Any) -> Any:
+        """Return what a function makes of an input, under the same caps.
 
         Args:
-            function: ``module:name``, of a function of a `Sample` that returns plain values, arrays or a `TaskFile`.
+            function: ``module:name``, called as ``(intake, item, place, **options)``; it returns plain values, arrays
+                or a `TaskFile`.
             model: Whose reader to use.
             item: The input.
             place: Where in the request it stands, for messages.
+            options: Plain values.
 
         Raises:
             InputFailed: It cannot be read, or the function refuses it; ``cause`` says why.
@@ -321,11 +323,11 @@ class ProcessPool(Pool):
         """Return a stream of what is to be read."""
         return _ProcessStream(self, model, order)
 
-    async def call(self, function: str, model: Readable, item: Input, place: str) -> Any:
+    async def call(self, function: str, model: Readable, item: Input, place: str, **options: Any) -> Any:
         """Return what a function makes of an input; see `Pool.call`."""
         work = _Work(self, model, {0: (item, place)})
         try:
-            answer = await work.ask(lambda: CallRequest(function, model.number, item, place))
+            answer = await work.ask(lambda: CallRequest(function, model.number, item, place, options))
             return answer["result"]
         finally:
             work.close()

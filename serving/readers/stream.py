@@ -132,7 +132,7 @@ class ReadingStream:
             except InvalidInput as error:
                 raise InputFailed(error.at(label), param=place) from None
             except Exception as error:
-                raise InputFailed(_blamed(error, label, caps), param=place) from error
+                raise InputFailed(blamed(error, label, caps), param=place) from error
 
     def turn(self) -> Turn:
         """Read for a few milliseconds.
@@ -168,7 +168,7 @@ def _without_data(prepared: Prepared) -> Prepared:
     return dataclasses.replace(prepared, sample=dataclasses.replace(prepared.sample, data=None))
 
 
-def _blamed(error: Exception, label: str, caps: Caps) -> Exception:
+def blamed(error: Exception, label: str, caps: Caps) -> Exception:
     """Return what an error that no reader foresaw comes from, where that is one of the caps."""
     # Torch raises a RuntimeError of its own.
     if isinstance(error, MemoryError) or "allocate memory" in str(error):

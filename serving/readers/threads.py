@@ -18,7 +18,7 @@ from serving.readers.caps import Caps
 from serving.readers.pool import Pool, Readable, Stream
 from serving.readers.stream import Order, ReadingStream, Turn
 from serving.readers.wire import Types
-from serving.readers.worker import call_on_first_sample
+from serving.readers.worker import call
 
 
 class ThreadPool(Pool):
@@ -55,10 +55,10 @@ class ThreadPool(Pool):
         """Return a stream of what is to be read."""
         return _ThreadStream(self.threads, ReadingStream(self._intakes[model.number], order, self._caps))
 
-    async def call(self, function: str, model: Readable, item: Input, place: str) -> Any:
+    async def call(self, function: str, model: Readable, item: Input, place: str, **options: Any) -> Any:
         """Return what a function makes of an input; see `Pool.call`."""
         loop, intake = asyncio.get_running_loop(), self._intakes[model.number]
-        return await loop.run_in_executor(self.threads, call_on_first_sample, function, intake, item, place)
+        return await loop.run_in_executor(self.threads, call, function, intake, item, place, options, self._caps)
 
     def check(self) -> None:
         """Threads are always there."""

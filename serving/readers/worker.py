@@ -19,7 +19,7 @@ from serving.inputs import Input
 from serving.logs import without_content
 from serving.readers import frames, wire
 from serving.readers.caps import TIRED_SHARE, Caps, data_bytes
-from serving.readers.stream import Order, ReadingStream
+from serving.readers.stream import Order, ReadingStream, blamed
 
 PLACE = struct.Struct("<q")
 """Index of the input at hand, in memory that the server sees even when the process has died."""
@@ -46,19 +46,21 @@ class TurnRequest:
 
 @dataclass(frozen=True)
 class CallRequest:
-    """Call a function on the first sample of an input.
+    """Call a function on an input.
 
     Attributes:
         function: ``module:name``.
         intake: Number of the model's reader and processor.
         item: The input.
         place: Where in the request it stands.
+        options: Further arguments by name.
     """
 
     function: str
     intake: int
     item: Input
     place: str
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -89,29 +91,28 @@ def _loads(head: bytes, block: Any) -> Request:
     return pickle.loads(inner, buffers=contents)
 
 
-def call_on_first_sample(function: str, intake: Intake, item: Input, place: str) -> Any:
-    """Return what a function makes of the first sample of an input.
+def call(function: str, intake: Intake, item: Input, place: str, options: Mapping[str, Any], caps: Caps) -> Any:
+    """Return what a function makes of an input.
 
     Args:
-        function: ``module:name``.
+        function: ``module:name``, called as ``(intake, item, place, **options)``.
         intake: Reads it.
         item: The input.
         place: Where in the request it stands, for messages.
+        options: Further arguments by name.
+        caps: On what it may take.
 
     Raises:
-        InputFailed: It cannot be read, holds no sample, or the function refuses it.
+        InputFailed: The input cannot be read, or the function refuses it.
     """
     module, _, name = function.partition(":")
+    label = item.filename or place
     try:
-        called = getattr(importlib.import_module(module), name)
-        sample = next(iter(item.samples(intake, place)), None)
-        if sample is None:
-            raise InvalidInput("it holds no sample", code="no_samples")
-        return called(sample.checked(item.filename or place))
+        return getattr(importlib.import_module(module), name)(intake, item, place, **options)
     except InvalidInput as error:
-        raise InputFailed(error.at(item.filename or place), param=place) from None
+        raise InputFailed(error.at(label), param=place) from None
     except Exception as error:
-        raise InputFailed(error, param=place) from error
+        raise InputFailed(blamed(error, label, caps), param=place) from error
 
 
 class Worker:
@@ -175,10 +176,8 @@ class Worker:
 
     def _call(self, request: CallRequest) -> dict[str, Any]:
         intake = self._intakes[request.intake]
-        return {
-            "result": call_on_first_sample(request.function, intake, request.item, request.place),
-            "tired": self._tired(),
-        }
+        result = call(request.function, intake, request.item, request.place, request.options, self._caps)
+        return {"result": result, "tired": self._tired()}
 
     def _tired(self) -> bool:
         """Return whether memory stayed taken, by leaks or in pieces too small to be given back; looked at seldom."""

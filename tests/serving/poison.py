@@ -17,10 +17,11 @@ import torch
 from arithmetic import ArithmeticEmbedder, NumberProcessor, NumberReader, load
 from torch import Tensor
 
-from hub.embedder import Embedder
+from hub.embedder import Embedder, Intake
 from hub.errors import InvalidInput
 from hub.modeling import TaskFile
 from hub.reading import Sample
+from serving.inputs import Input
 from serving.readers import frames, wire
 
 
@@ -131,10 +132,11 @@ def load_poisoned(name: str, **options: Any) -> Embedder:
     return embedder
 
 
-def first_number(sample: Sample) -> Any:
-    """Be what a preview is: a function of a sample."""
+def first_number(intake: Intake, item: Input, place: str, unit: str = "") -> Any:
+    """Be what a preview is: a function of an input."""
+    sample = next(item.samples(intake, place))
     if sample.data[0] == 13.0:
         raise InvalidInput("no number to show", code="unlucky")
     if sample.data[0] == 14.0:
         os.abort()
-    return TaskFile(str(sample.data[0]).encode(), "text/plain", f"{wire.__name__}.txt")
+    return TaskFile(f"{sample.data[0]}{unit}".encode(), "text/plain", f"{wire.__name__}.txt")

@@ -28,7 +28,7 @@ poisoned_app = partial(
     reader_workers=2,
     reader_memory_bytes=256 * MIB,
     reader_output_bytes=16 * MIB,
-    reader_timeout_s=1.0,
+    reader_timeout_s=3.0,
 )
 
 
@@ -221,8 +221,8 @@ def test_a_function_can_be_called_on_an_input(run: Any) -> None:
         for workers in (0, 1):
             async with poisoned_app(reader_workers=workers) as (_, engine):
                 call = partial(engine.lane("dummy").call_reader, "poison:first_number")
-                found = await call(PlainValue("5 6"), "input")
-                assert found.content == b"5.0" and found.filename == "serving.readers.wire.txt"
+                found = await call(PlainValue("5 6"), "input", unit=" mm")
+                assert found.content == b"5.0 mm" and found.filename == "serving.readers.wire.txt"
                 codes = ["unlucky", "no_number"] + (["reader_crashed"] if workers else [])
                 for value, code in zip(("13", "x", "14"), codes, strict=False):
                     with pytest.raises(InputFailed) as failure:
