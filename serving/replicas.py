@@ -93,7 +93,8 @@ class SharedMetrics:
                 # It belongs to the replica that made it and goes with it, so that none is left behind; another
                 # replica then makes a new one.
                 options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "num_cpus": 0}
-                self._board = await asyncio.to_thread(lambda: ray.remote(Board).options(**options).remote())
+                made = asyncio.to_thread(lambda: ray.remote(Board).options(**options).remote())
+                self._board = await asyncio.wait_for(made, ANSWER_SECONDS)
             return await asyncio.wait_for(getattr(self._board, method).remote(*arguments), ANSWER_SECONDS)
         except RayError:
             # It went with its replica.
