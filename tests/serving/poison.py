@@ -46,7 +46,7 @@ def _leave_processes_behind() -> None:
 
 def _connection() -> socket.socket:
     for entry in Path("/proc/self/fd").iterdir():
-        if os.readlink(entry).startswith("socket:"):
+        if str(entry.readlink()).startswith("socket:"):
             return socket.socket(fileno=int(entry.name))
     raise AssertionError("no socket")
 
@@ -68,7 +68,7 @@ def _announce_a_terabyte() -> None:
 
 
 def _tell_what_it_has() -> None:
-    opened = sorted(os.readlink(e).partition(":")[0] for e in Path("/proc/self/fd").iterdir() if e.exists())
+    opened = sorted(str(e.readlink()).partition(":")[0] for e in Path("/proc/self/fd").iterdir() if e.exists())
     secrets = [name for name in os.environ if "SECRET" in name]
     raise InvalidInput(f"{opened} {secrets} {Path.cwd().stat().st_mode & 0o777:o}", code="told")
 

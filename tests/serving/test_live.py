@@ -32,10 +32,10 @@ class Live:
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self.thread.start()
-        assert self.ready.wait(20)
+        assert self.ready.wait(60)
 
     async def _serve(self) -> None:
-        self.engine = Engine(settings("dummy", "org/other", max_body_bytes=200_000))
+        self.engine = Engine(settings("dummy", "org/other", max_body_bytes=200_000, reader_workers=1))
         config = uvicorn.Config(create_app(self.engine), lifespan="on", log_level="warning")
         self.server = uvicorn.Server(config)
         await self.engine.wait_ready()

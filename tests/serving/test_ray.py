@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import http_checks
@@ -9,7 +14,7 @@ import pytest
 from conftest import settings
 from ray import serve
 
-from serving.client import Client, ServiceError
+from serving.client import Client, Retries, ServiceError
 from serving.cluster import ray_service
 from serving.deployment import build
 from serving.errors import InvalidSettings
@@ -19,13 +24,34 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="session")
-def url() -> Iterator[str]:
+def spool(tmp_path_factory: Any) -> Path:
+    return tmp_path_factory.mktemp("spool")
+
+
+def readers(spool: Path) -> dict[int, int]:
+    """Reader processes of the service, each with the replica that it is of."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and (entry / "cwd").resolve().is_relative_to(spool.resolve()):
+                found[int(entry.name)] = parent(parent(int(entry.name)))
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture(scope="session")
+def url(spool: Path) -> Iterator[str]:
     """The service on a real Ray Serve instance: started once, since starting takes seconds."""
     chosen = settings(
         "dummy",
         "org/other",
         port=0,
         max_body_bytes=200_000,
+        reader_workers=1,
+        spool_dir=spool,
         ray={"num_cpus": 0, "object_store_memory": 80 * 1024**2},
     )
     with ray_service(chosen) as found:
@@ -92,3 +118,18 @@ def test_the_builder_refuses_bad_arguments() -> None:
     assert isinstance(build({"models": ["dummy"]}), serve.Application)
     with pytest.raises(InvalidSettings, match="colour"):
         build({"models": ["dummy"], "colour": 1})
+
+
+def test_a_killed_replica_leaves_no_reader_process_and_is_replaced(url: str, spool: Path) -> None:
+    before = readers(spool)
+    assert len(before) == 1
+    (replica,) = before.values()
+    os.kill(replica, signal.SIGKILL)
+    stop = time.monotonic() + 60
+    while set(before) & set(readers(spool)):
+        assert time.monotonic() < stop
+        time.sleep(0.05)
+    with Client(url, retries=Retries(attempts=20)) as client:
+        assert client.embed("dummy", "1 2").vectors[0, 0] == 1.5
+    # What it left on disk went with it, or with the next start.
+    assert len(readers(spool)) == 1 and len(list(spool.iterdir())) == 1

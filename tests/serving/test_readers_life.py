@@ -23,7 +23,8 @@ from serving.engine import Engine
 from serving.inputs import PlainValue
 
 async def main():
-    engine = Engine(check_settings({{"models": ["dummy"], "embedder_factory": "poison:load_poisoned", "torch_threads": 1,
+    engine = Engine(check_settings({{"models": ["dummy"],
+                                    "embedder_factory": "poison:load_poisoned", "torch_threads": 1,
                                     "reader_workers": 2, "reader_timeout_s": 100, "spool_dir": {spool!r}}}))
     await engine.wait_ready()
     stuck = asyncio.create_task(engine.embed("dummy", [PlainValue("POISON loop")]))
