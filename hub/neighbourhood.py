@@ -116,7 +116,7 @@ class Neighbourhood:
         return float(np.sqrt(squares.mean(axis=1).min()))
 
     def stability_of(self, vectors: Matrix) -> float:
-        """Return the ``KTH`` largest cosine of the first of ``(1 + views, dimension)`` vectors, centred, with the others."""
+        """Return the ``KTH`` largest cosine, centred, of the first of ``(1 + views, dimension)`` with the others."""
         centred = vectors - self.mean
         lengths = np.linalg.norm(centred, axis=1, keepdims=True)
         units = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)

@@ -57,7 +57,8 @@ def make_reference_set(
     calibrating = [p for (_, p), out in zip(samples, held_out, strict=True) if out]
     vectors = np.stack([found[0] for _, found in with_views(embedder, kept, 0)])
     mean, scale = vectors.mean(axis=0), vectors.std(axis=0)
-    scale = np.maximum(scale, LEAST_SCALE * max(float(np.sqrt(np.square(scale).mean())), np.finfo(np.float32).tiny))
+    typical = float(np.sqrt(np.square(scale).mean()))
+    scale = np.maximum(scale, np.float32(LEAST_SCALE * typical + np.finfo(np.float32).tiny))
     # Rounded as the file will be, so that the quantiles are those of what is read from it.
     most = max(LEAST, MAX_BYTES // (2 * vectors.shape[1]))
     reference = ((vectors - mean) / scale)[:most].astype(np.float16).astype(np.float32)
@@ -67,8 +68,8 @@ def make_reference_set(
     with_copies = with_views(embedder, calibrating[:MOST_WITH_VIEWS], VIEWS)
     stabilities = [bare.stability_of(np.stack(found)) for _, found in with_copies]
     steps = np.linspace(0, 1, QUANTILES)
-    quantiles = (np.quantile(values, steps).astype(np.float32) for values in (distances, stabilities))
-    return Neighbourhood(mean, scale, reference, *quantiles, made_from)
+    distance, stability = (np.quantile(values, steps).astype(np.float32) for values in (distances, stabilities))
+    return Neighbourhood(mean, scale, reference, distance, stability, made_from)
 
 
 def write_reference_set(found: Neighbourhood, embedder: Embedder, folder: Path) -> Path:

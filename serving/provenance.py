@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hub.embedder import Embedder
+from hub.neighbourhood import FILE as REFERENCE_SET
 from serving.jobs import Work
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -66,8 +67,8 @@ def provenance_of(embedder: Embedder, folder: Path, arithmetic: str) -> Provenan
             way has ids as well.
         arithmetic: What the model computes with.
     """
-    # What else lies there in this format is no weight: known samples, a reference set.
-    files = sorted(folder.glob("model*.safetensors"))
+    # A reference set decides about no vector, and may be made after the checkpoint.
+    files = sorted(file for file in folder.glob("*.safetensors") if file.name != REFERENCE_SET)
     processor = folder / PREPROCESSOR
     return Provenance(
         revision=embedder.revision,
