@@ -27,7 +27,7 @@ from serving.middleware import Envelope
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
 from serving.protocols.hub_endpoint import add_hub_endpoint
-from serving.protocols.streaming import StreamedEmbeddings, stream_format
+from serving.protocols.streaming import LINES_BODY, STREAMED, StreamedEmbeddings, stream_format
 from serving.protocols.tensors import HEADER_LENGTH
 from serving.protocols.v2 import add_v2
 from serving.schemas import (
@@ -103,7 +103,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             "/v1/models/{model:path}/embeddings",
             routes.embed_with,
             EmbeddingAnswer,
-            _json_body(ModelEmbeddingRequest) | _upload_body(Options),
+            _json_body(ModelEmbeddingRequest) | _upload_body(Options) | LINES_BODY,
         ),
         (
             "/v1/models/{model:path}/{task}",
@@ -117,7 +117,7 @@ def create_app(engine: Engine, *, send_request_id: bool = True) -> FastAPI:
             post,
             methods=["POST"],
             response_model=None,
-            responses={200: {"model": answer}, **_ERRORS},
+            responses={200: {"model": answer, **(STREAMED if post == routes.embed_with else {})}, **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
     add_v2(app, routes)
