@@ -32,7 +32,7 @@ from serving.playground.routes import NATIVE_FILE, PICTURE, Playground
 from serving.problems import ErrorReport
 from serving.protocols.error_forms import ErrorForms
 from serving.protocols.hub_endpoint import add_hub_endpoint
-from serving.protocols.streaming import StreamedEmbeddings, stream_format
+from serving.protocols.streaming import LINES_BODY, STREAMED, StreamedEmbeddings, stream_format
 from serving.protocols.tensors import HEADER_LENGTH
 from serving.protocols.v2 import add_v2
 from serving.schemas import (
@@ -138,6 +138,7 @@ def create_app(
         app.add_api_route(
             path, get, methods=["GET"], response_model=None, response_class=kind, responses={**good, **_ERRORS}
         )
+    more = {routes.embed_with: STREAMED}
     # A model's id may hold a slash; the greedy path leaves the last part to the route.
     for path, post, answer, forms in (
         ("/v1/embeddings", routes.embed, EmbeddingAnswer, _json_body(EmbeddingRequest)),
@@ -145,7 +146,7 @@ def create_app(
             "/v1/models/{model:path}/embeddings",
             routes.embed_with,
             EmbeddingAnswer,
-            _json_body(ModelEmbeddingRequest) | _upload_body(Options),
+            _json_body(ModelEmbeddingRequest) | _upload_body(Options) | LINES_BODY,
         ),
         ("/v1/models/{model:path}/preview", playground.preview, None, _json_body(InputRequest) | _upload_body(None)),
         (
@@ -166,7 +167,7 @@ def create_app(
             post,
             methods=["POST"],
             response_model=None,
-            responses={200: {"model": answer} if answer else PICTURE, **_ERRORS},
+            responses={200: ({"model": answer} if answer else PICTURE) | more.get(post, {}), **_ERRORS},
             openapi_extra={"requestBody": {"required": True, "content": forms}},
         )
     add_v2(app, routes)

@@ -31,6 +31,18 @@ ROWS = 256
 """Of one piece of the answer at most."""
 
 
+LINES_BODY: dict[str, Any] = {NDJSON: {"schema": {"type": "string", "description": "One input a line, as JSON."}}}
+"""What the OpenAPI document says of a body of lines; its options stand in the query."""
+
+STREAMED: dict[str, Any] = {
+    "content": {
+        NDJSON: {"schema": {"type": "string", "description": "A row a line; the last says that it is the last."}},
+        ARROW: {"schema": {"type": "string", "format": "binary", "description": "An Arrow IPC stream of rows."}},
+    },
+}
+"""What it says of a streamed answer, beside the whole one."""
+
+
 class Rows(Protocol):
     """Writes rows in one format."""
 
