@@ -150,6 +150,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
+            # A browser must not make a page of what a file's name or content says.
+            headers["X-Content-Type-Options"] = "nosniff"
             if self._send_id:
                 headers["X-Request-Id"] = self.id
             call: Call | None = self.state.get("call")
