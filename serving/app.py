@@ -138,7 +138,7 @@ def create_app(
         app.add_api_route(
             path, get, methods=["GET"], response_model=None, response_class=kind, responses={**good, **_ERRORS}
         )
-    more = {routes.embed_with: STREAMED}
+    more: dict[Any, dict[str, Any]] = {routes.embed_with: STREAMED}
     # A model's id may hold a slash; the greedy path leaves the last part to the route.
     for path, post, answer, forms in (
         ("/v1/embeddings", routes.embed, EmbeddingAnswer, _json_body(EmbeddingRequest)),
