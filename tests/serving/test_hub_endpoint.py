@@ -88,7 +88,8 @@ def test_nothing_but_the_checkpoint_can_be_reached(run: Callable[..., Any], chec
             for name in (
                 "optimizer.pt", "secrets.json", ".env", "folder/model.safetensors", "folder", "",
                 "../outside.safetensors", "..%2Foutside.safetensors", "%2e%2e/outside.safetensors",
-                "x%2F..%2Fconfig.json", ".%2Fconfig.json", f"{checkpoint}/config.json", "config.json%00", "config.json/",
+                "x%2F..%2Fconfig.json", ".%2Fconfig.json", f"{checkpoint}/config.json", "config.json%00",
+                "config.json/",
             ):  # fmt: skip
                 answer = await http.get(f"/org/mine/resolve/main/{name}", follow_redirects=False)
                 # httpx itself shortens what has dots; whatever arrives, nothing else comes back.

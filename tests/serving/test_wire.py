@@ -118,7 +118,10 @@ def test_no_constructor_is_run_and_no_file_comes_along() -> None:
     assert lazy.source == Source("a.tif") and lazy.shape == (2, 3) and lazy.open == "reopened"
 
 
-@pytest.mark.parametrize("value", [Ordinary(), Ordinary, print, np.array([None]), object()], ids=str)
+UNSENDABLE = {"object": Ordinary(), "class": Ordinary, "function": print, "array": np.array([None]), "bare": object()}
+
+
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=UNSENDABLE)
 def test_what_is_no_data_is_not_sent(value: Any) -> None:
     with pytest.raises(Unsendable):
         encode({"value": [value]})
