@@ -13,7 +13,7 @@ PYTEST ?= -n 2
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: serve demo test test-slow lint bench reproduce-graphmae constraints clean
+.PHONY: serve demo test test-slow lint audit fuzz bench reproduce-graphmae constraints clean
 
 ## serve: start the embedding server with the built-in models and print a curl line that works
 serve: $(VENV)/.ready
@@ -37,6 +37,16 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+## audit: known holes in the pinned packages, and patterns in the code that make some
+audit: $(VENV)/.ready
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml hub domains serving
+	# --strict: a package that could not be looked up is a failure, not a pass.
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+## fuzz: FILES=50000 mutated files through all readers (DATA=FOLDER adds real ones, JOBS=1)
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m tests.fuzz --files $(or $(FILES),50000) --jobs $(or $(JOBS),1) $(if $(DATA),--data $(DATA))
 
 ## bench: loop overhead, batching and serving beside their peers
 bench: $(VENV)/.ready

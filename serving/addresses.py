@@ -8,7 +8,7 @@ import ssl
 from serving.config import TLSSettings
 from serving.errors import InvalidSettings
 
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # nosec B104  # what such an address is called in a URL
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -148,7 +148,8 @@ def _signals_ignored() -> Iterator[None]:
 
 def _short_folder() -> Path:
     root = tempfile.gettempdir()
-    return Path(tempfile.mkdtemp(prefix="fmhub-", dir=root if len(root) <= LONGEST_FOLDER else "/tmp"))
+    short = root if len(root) <= LONGEST_FOLDER else "/tmp"  # nosec B108  # mkdtemp makes a private folder in it
+    return Path(tempfile.mkdtemp(prefix="fmhub-", dir=short))
 
 
 def _reason() -> str:

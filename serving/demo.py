@@ -87,7 +87,7 @@ def _server(backend: str) -> Iterator[str]:
 
     command = [sys.executable, "-m", "hub.cli", "serve", "--port", "0", "--backend", backend]
     quiet = {**os.environ, "FMHUB_SERVE_LOG_REQUESTS": "false"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)  # nosec B603  # this program
     assert process.stdout is not None
     try:
         started = time.monotonic()

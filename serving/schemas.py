@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
@@ -12,6 +12,8 @@ from serving.errors import InvalidRequest
 
 Body = TypeVar("Body", bound=BaseModel)
 
+LARGEST = 1 << 20
+"""Whole number beyond which no layer or dimension lies; messages repeat what they refuse."""
 INPUT_RULE = (
     "One input or an array of them. An input is a file as {'data': base64, 'filename'?: text}, or the plain form "
     "that the model's description states. An array is always many inputs; an object or a string is one. A plain "
@@ -39,13 +41,14 @@ class Options(_Request):
         default=None,
         description="One of the model's poolings, or 'none' for all token states (base64 then has a shape).",
     )
-    layer: StrictInt | Literal["average", "all"] | None = Field(
+    layer: Annotated[StrictInt, Field(ge=-LARGEST, le=LARGEST)] | Literal["average", "all"] | None = Field(
         default=None,
         description="Index of a hidden state, 'average' or 'all'; the model's default when absent.",
     )
     dimensions: StrictInt | None = Field(
         default=None,
         ge=1,
+        le=LARGEST,
         description="Keep the first so many numbers and scale the vector to length 1, as OpenAI's endpoint does. "
         "The models here are not trained to put the most important numbers first, so expect to lose quality.",
     )

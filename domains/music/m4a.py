@@ -53,7 +53,7 @@ def decoded(source: Source, max_seconds: float, max_bytes: int) -> Iterator[Bina
         inputs = ["-protocol_whitelist", "file", "-f", "mov", "-i", f"file:{path.resolve()}"]
         outputs = ["-map", "0:a:0", "-map_metadata", "-1", "-c:a", "pcm_f32le", *limits, "-f", "wav", f"file:{wav}"]
         try:
-            run = subprocess.run(
+            run = subprocess.run(  # nosec B603  # no shell; ffmpeg may open this one file
                 [ffmpeg, "-nostdin", "-v", "error", *inputs, *outputs],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -175,7 +175,9 @@ def _fetched(repository: str, domain: Domain) -> Path:
 
     patterns = [f"*{suffix}" for suffix in (*SUFFIXES, *domain.suffixes)]
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
+        # The user names the repository, and may want its newest state; data only, nothing of it is run.
+        found = snapshot_download(repository, repo_type="dataset", allow_patterns=patterns)  # nosec B615
+        return Path(found)
     except RepositoryNotFoundError:
         raise InvalidManifest(
             f"{repository}: no such folder or file, and no dataset repository of this name that you may read"
