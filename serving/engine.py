@@ -23,7 +23,8 @@ from serving.jobs import Call, Output, Refused
 from serving.keys import KeyRing
 from serving.lane import Lane, State
 from serving.metrics import Metrics
-from serving.readers.pool import Pool, ProcessPool
+from serving.readers.base import Pool
+from serving.readers.pool import ProcessPool
 from serving.readers.threads import ThreadPool
 from serving.spool import Scratch, Spool
 

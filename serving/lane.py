@@ -28,7 +28,7 @@ from serving.loading import load_model
 from serving.metrics import Metrics, ModelFacts
 from serving.numerics import NumericError
 from serving.provenance import Provenance
-from serving.readers.pool import Pool, Readable
+from serving.readers.base import Pool, Readable
 from serving.readers.stream import Order
 from serving.streams import InputJob, SampleStream
 from serving.vicinity import Vicinity, check_space, check_views, reference_of, views_for

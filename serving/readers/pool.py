@@ -6,131 +6,27 @@ import asyncio
 import contextlib
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hub.embedder import Intake
-from hub.errors import InvalidInput
 from serving.config import ServiceSettings
-from serving.errors import InputFailed, InvalidSettings, ReaderFailed, SpoolFull, Unavailable
+from serving.errors import InvalidSettings, Unavailable
 from serving.inputs import Input
 from serving.metrics import Metrics
+from serving.readers.base import Pool, Readable, Stream
 from serving.readers.caps import Caps
-from serving.readers.processes import NotAsked, NurseryProcess, ReaderDied, ReaderProcess
-from serving.readers.stream import Order, Turn
+from serving.readers.processes import NurseryProcess
+from serving.readers.stream import Order
 from serving.readers.wire import Types
-from serving.readers.worker import CallRequest, TurnRequest
+from serving.readers.work import ProcessStream, Reader, Work
+from serving.readers.worker import CallRequest
 from serving.spool import Scratch
 
 logger = logging.getLogger("fmhub.serving")
 
-TRIES = 2
-"""A process that dies while it reads an input may have been killed by chance; a second one was not."""
 RETRY_START_SECONDS = 1.0
-
-
-@dataclass(frozen=True)
-class Readable:
-    """A model's reader and processor, as a pool knows them.
-
-    Attributes:
-        number: Of the model, in this pool.
-        types: What answers about it may hold.
-    """
-
-    number: int
-    types: Types
-
-
-class Stream(ABC):
-    """Some inputs of one request on their way to prepared samples."""
-
-    @abstractmethod
-    async def turn(self) -> Turn:
-        """Read for a few milliseconds.
-
-        Raises:
-            InputFailed: An input cannot be read or prepared; it says which.
-            Unavailable: Nothing can be read now.
-        """
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of it, at its end or before; a turn at hand ends soon."""
-
-
-class Pool(ABC):
-    """Where inputs are read. Used on one event loop.
-
-    Attributes:
-        width: How many streams a request is dealt to.
-        threads: For other work that must not stop the event loop.
-    """
-
-    width: int
-    threads: Executor
-
-    @abstractmethod
-    def start(self) -> None:
-        """Prepare for the first model, while it is being loaded; it can be called again."""
-
-    @abstractmethod
-    async def add(self, intake: Intake, packages: Collection[str]) -> Readable:
-        """Make a model's reader and processor known.
-
-        Args:
-            intake: The two.
-            packages: Of the domain: what they make may be of these packages' types.
-
-        Raises:
-            InvalidSettings: They cannot be used where inputs are read.
-        """
-
-    @abstractmethod
-    def remove(self, model: Readable) -> None:
-        """Forget them."""
-
-    @abstractmethod
-    def stream(self, model: Readable, order: Order) -> Stream:
-        """Return a stream of what is to be read."""
-
-    @abstractmethod
-    async def call(self, function: str, model: Readable, item: Input, place: str, **options: Any) -> Any:
-        """Return what a function makes of an input, under the same caps.
-
-        Args:
-            function: ``module:name``, called as ``(intake, item, place, **options)``; it returns plain values, arrays
-                or a `TaskFile`.
-            model: Whose reader to use.
-            item: The input.
-            place: Where in the request it stands, for messages.
-            options: Plain values.
-
-        Raises:
-            InputFailed: It cannot be read, or the function refuses it; ``cause`` says why.
-            Unavailable: Nothing can be read now.
-        """
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise Unavailable when nothing can be read any more; for health checks."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of everything."""
-
-
-@dataclass(eq=False)
-class _Reader:
-    """A process and who uses it."""
-
-    process: ReaderProcess
-    users: set[object] = field(default_factory=set)
-    alive: bool = True
-    retiring: bool = False
 
 
 class ProcessPool(Pool):
@@ -153,7 +49,7 @@ class ProcessPool(Pool):
         self._metrics = metrics
         self._scratch = scratch
         self._nursery: NurseryProcess | None = None
-        self._readers: list[_Reader] = []
+        self._readers: list[Reader] = []
         self._retries = asyncio.Semaphore(self.width)
         self._filling = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -202,7 +98,7 @@ class ProcessPool(Pool):
             while not self._closed and sum(not r.retiring for r in self._readers) < self.width:
                 await self._fork()
 
-    async def _fork(self) -> _Reader:
+    async def _fork(self) -> Reader:
         """Start one more process.
 
         Raises:
@@ -218,7 +114,7 @@ class ProcessPool(Pool):
             self._failed_at = time.monotonic()
             logger.error("no reader process can be started (%s)", type(error).__name__)
             raise _no_readers() from error
-        reader = _Reader(process)
+        reader = Reader(process)
         if self._closed:
             process.thread.submit(process.end, "closed")
             raise _no_readers()
@@ -230,11 +126,11 @@ class ProcessPool(Pool):
         self._metrics.reader_workers.set(len(self._readers))
         return reader
 
-    def _noticed(self, reader: _Reader) -> None:
+    def _noticed(self, reader: Reader) -> None:
         asyncio.get_running_loop().remove_reader(reader.process.handle)
         reader.process.thread.submit(reader.process.end, "died")
 
-    def _died(self, reader: _Reader, reason: str) -> None:
+    def _died(self, reader: Reader, reason: str) -> None:
         """Let go of a process that has ended, and start another where one is missing."""
         asyncio.get_running_loop().remove_reader(reader.process.handle)
         reader.process.close()
@@ -245,13 +141,13 @@ class ProcessPool(Pool):
         logger.warning("a reader process has ended (%s); another takes its place", reason)
         self._in_background(self._fill())
 
-    def _leave_out(self, reader: _Reader) -> None:
+    def _leave_out(self, reader: Reader) -> None:
         if reader.alive:
             reader.alive = False
             self._readers.remove(reader)
             self._metrics.reader_workers.set(len(self._readers))
 
-    def _retire(self, reader: _Reader) -> None:
+    def _retire(self, reader: Reader) -> None:
         """Give a process no more work, and end it once it has none."""
         reader.retiring = True
         if not reader.users and reader.alive:
@@ -267,7 +163,7 @@ class ProcessPool(Pool):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def take(self, user: object) -> _Reader:
+    async def take(self, user: object) -> Reader:
         """Return the process with the least to do, for somebody to use.
 
         Raises:
@@ -285,7 +181,7 @@ class ProcessPool(Pool):
         reader.users.add(user)
         return reader
 
-    async def take_alone(self, user: object) -> _Reader:
+    async def take_alone(self, user: object) -> Reader:
         """Return a new process that nobody else gets, for what another has died of."""
         await self._retries.acquire()
         try:
@@ -297,7 +193,7 @@ class ProcessPool(Pool):
         reader.users.add(user)
         return reader
 
-    def give_back(self, reader: _Reader, user: object, alone: bool) -> None:
+    def give_back(self, reader: Reader, user: object, alone: bool) -> None:
         """End the use of a process."""
         reader.users.discard(user)
         if alone:
@@ -305,7 +201,7 @@ class ProcessPool(Pool):
         if reader.retiring and not self._closed:
             self._retire(reader)
 
-    def tired(self, reader: _Reader) -> None:
+    def tired(self, reader: Reader) -> None:
         """Replace a process that keeps memory."""
         if not reader.retiring and reader.alive:
             self._metrics.reader_restarts.labels("memory").inc()
@@ -321,11 +217,11 @@ class ProcessPool(Pool):
 
     def stream(self, model: Readable, order: Order) -> Stream:
         """Return a stream of what is to be read."""
-        return _ProcessStream(self, model, order)
+        return ProcessStream(self, model, order)
 
     async def call(self, function: str, model: Readable, item: Input, place: str, **options: Any) -> Any:
         """Return what a function makes of an input; see `Pool.call`."""
-        work = _Work(self, model, {0: (item, place)})
+        work = Work(self, model, {0: (item, place)})
         try:
             answer = await work.ask(lambda: CallRequest(function, model.number, item, place, options))
             return answer["result"]
@@ -354,145 +250,6 @@ class ProcessPool(Pool):
         if nursery is not None:
             await loop.run_in_executor(self.threads, nursery.release)
         self.threads.shutdown(wait=False)
-
-
-class _Work:
-    """One use of reader processes: asked, carried over to another when one dies, and named when it is to blame."""
-
-    def __init__(self, pool: ProcessPool, model: Readable, inputs: dict[int, tuple[Input, str]]) -> None:
-        self._pool = pool
-        self._model = model
-        self._inputs = inputs
-        self._reader: _Reader | None = None
-        self._alone = False
-        self._deaths = 0
-        self._gone: float | None = None
-
-    @property
-    def reader(self) -> _Reader | None:
-        return self._reader
-
-    async def ask(self, request: Any) -> Any:
-        """Return the answer to a request.
-
-        Args:
-            request: Makes it; called with nothing, once for each process that is asked.
-
-        Raises:
-            InputFailed: An input is to blame.
-        """
-        loop = asyncio.get_running_loop()
-        while True:
-            reader = await self._take()
-            try:
-                # Shielded: a turn for nobody has to be seen to its end all the same.
-                answer = await asyncio.shield(
-                    loop.run_in_executor(
-                        reader.process.thread, reader.process.ask, request(), self._model.types, lambda: self._gone
-                    )
-                )
-            except ReaderDied as death:
-                self._give_back()
-                self._judge(death)
-                continue
-            except (NotAsked, RuntimeError):
-                # RuntimeError: its thread was shut down meanwhile.
-                if reader.alive:
-                    raise
-                self._give_back()
-                continue
-            if answer.get("tired"):
-                self._pool.tired(reader)
-            if "failed" in answer:
-                raise self._failure(answer)
-            return answer
-
-    async def _take(self) -> _Reader:
-        if self._reader is not None and not self._reader.alive:
-            self._give_back()
-        if self._reader is None:
-            self._alone = self._deaths > 0
-            self._reader = await (self._pool.take_alone(self) if self._alone else self._pool.take(self))
-            self.moved()
-        return self._reader
-
-    def moved(self) -> None:
-        """Another process is at work from now on."""
-
-    def _give_back(self) -> None:
-        if self._reader is not None:
-            reader, self._reader = self._reader, None
-            self._pool.give_back(reader, self, self._alone)
-
-    def _judge(self, death: ReaderDied) -> None:
-        """Raise InputFailed when a death was an input's doing."""
-        self._deaths += 1
-        index = death.place if death.place in self._inputs else next(iter(self._inputs))
-        item, place = self._inputs[index]
-        if death.reason == "timeout":
-            seconds = self._pool.caps.seconds
-            error = InvalidInput(
-                f"reading one sample of it took more than {seconds:g} s, the most that one may take",
-                code="reading_timeout",
-                source=item.filename or place,
-            )
-            raise InputFailed(error, param=place)
-        if self._deaths >= TRIES:
-            error = InvalidInput(
-                "the process that read it died, twice: it is damaged in a way that its library does not survive",
-                code="reader_crashed",
-                source=item.filename or place,
-            )
-            raise InputFailed(error, param=place)
-
-    def _failure(self, answer: Any) -> Exception:
-        kind, *rest = answer["failed"]
-        param = str(answer["param"]) if answer["param"] is not None else next(iter(self._inputs.values()))[1]
-        cause: Exception = ReaderFailed(str(rest[0])[:1000] if rest else "of an unknown kind")
-        if kind == "refused" and isinstance(rest[0], InvalidInput):
-            cause = rest[0]
-        elif kind == "no_room":
-            cause = SpoolFull()
-        return InputFailed(cause, param=param)
-
-    def close(self) -> None:
-        """Let go of the process."""
-        if self._gone is None:
-            self._gone = time.monotonic()
-        self._give_back()
-
-
-class _ProcessStream(_Work, Stream):
-    def __init__(self, pool: ProcessPool, model: Readable, order: Order) -> None:
-        super().__init__(pool, model, {i: (item, order.place(i)) for i, item in order.inputs})
-        self._order = order
-        self._number = 0
-        self._opened = False
-        self._delivered = 0
-        self._finished = False
-
-    def moved(self) -> None:
-        self._number, self._opened = self._pool.new_number(), False
-
-    async def turn(self) -> Turn:
-        answer = await self.ask(self._request)
-        turn = Turn([(int(i), p) for i, p in answer["prepared"]], bool(answer["finished"]), float(answer["seconds"]))
-        self._delivered += len(turn.prepared)
-        self._finished = turn.finished
-        return turn
-
-    def _request(self) -> TurnRequest:
-        order = None if self._opened else replace(self._order, skip=self._delivered)
-        self._opened = True
-        return TurnRequest(self._number, self._model.number, order)
-
-    def close(self) -> None:
-        reader = self.reader
-        if reader is not None and reader.alive and self._opened and not self._finished:
-            # At the very end the threads are gone already, and the processes with them.
-            with contextlib.suppress(RuntimeError):
-                reader.process.thread.submit(reader.process.drop, self._number)
-        super().close()
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *values: Any) -> None:

@@ -14,8 +14,8 @@ from hub.embedder import Intake
 from serving.config import ServiceSettings
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
+from serving.readers.base import Pool, Readable, Stream
 from serving.readers.caps import Caps
-from serving.readers.pool import Pool, Readable, Stream
 from serving.readers.stream import Order, ReadingStream, Turn
 from serving.readers.wire import Types
 from serving.readers.worker import call

@@ -113,7 +113,7 @@ def test_local_backend_with_https_keys_and_a_log_in_json(tmp_path: Path) -> None
         tmp_path,
         "--backend",
         "local",
-        settings=f"log_format: json\nkeys: [{{name: lab, hash: '{hash_of(key)}'}}]\n"
+        settings=f"log_format: json\nreader_workers: 0\nkeys: [{{name: lab, hash: '{hash_of(key)}'}}]\n"
         f"tls: {{certificate: {tls.certificate}, key: {tls.key}}}\n",
     )
     url = command.wait_ready()

@@ -16,8 +16,9 @@ from serving.config import check_settings
 from serving.errors import InputFailed
 from serving.inputs import Input, SpooledUpload, UploadedFile
 from serving.metrics import Metrics
+from serving.readers.base import Pool
 from serving.readers.caps import PROCESSES
-from serving.readers.pool import Pool, ProcessPool
+from serving.readers.pool import ProcessPool
 from serving.readers.stream import Order
 from serving.readers.threads import ThreadPool
 from serving.spool import Scratch
