@@ -326,8 +326,8 @@ def _small_disk(folder: Path) -> Iterator[bool]:
 async def run_fault(name: str, bench: Bench) -> dict[str, Any]:
     """Start a server, let one fault happen, stop the server; return what was seen."""
     await asyncio.to_thread(bench.start)
-    async with bench.users(users=2):
-        await asyncio.sleep(1)
+    async with bench.users():
+        await asyncio.sleep(CALM_SECONDS)
     descriptors = bench.server.files()
     pid = bench.server.process.pid
     tally = await FAULTS[name](bench)
@@ -336,8 +336,9 @@ async def run_fault(name: str, bench: Bench) -> dict[str, Any]:
             descriptors = bench.server.files()
         await bench.settled(descriptors)
         bench.left += await asyncio.to_thread(bench.server.stop)
-    # Of a server that was killed, the sample of its curl line stays; it belongs to no request.
-    left = [p for p in bench.temporary.iterdir() if not p.name.startswith("fmhub-samples-")]
+    # Torch keeps an empty folder of its own; and of a server that was killed, the sample of its curl line stays.
+    others = ("torchinductor_", "fmhub-samples-")
+    left = [p for p in bench.temporary.iterdir() if not p.name.startswith(others)]
     bench.left += [f"after the end: {p.name}" for p in left]
     row = {
         "fault": name,
