@@ -37,7 +37,7 @@ def wait_for(what: Any, seconds: float = 15.0) -> None:
 
 
 def test_a_service_whose_model_hangs_starts_anew_on_the_same_socket(tmp_path: Path) -> None:
-    chosen = "request_timeout_s: 1\nshutdown_grace_s: 1\n"
+    chosen = "request_timeout_s: 3\nshutdown_grace_s: 1\n"
     command = Command(tmp_path, "--backend", "local", settings=chosen)
     url = command.wait_ready()
     hang(url)
