@@ -259,14 +259,16 @@ class Engine:
             Unavailable: The answer took longer than the time-out.
             HubError: What `Lane.run` raises.
         """
-        answer = self.chosen(model, call).run(inputs, pooling=pooling, layer=layer, kind=kind, call=call, sanity=sanity)
-        return await self.in_time(answer, call)
+        lane = self.chosen(model, call)
+        answer = lane.run(inputs, pooling=pooling, layer=layer, kind=kind, call=call, sanity=sanity)
+        return await self.in_time(answer, call, lane)
 
     async def run(
         self, model: str, task: str, inputs: Sequence[Input], *, kind: str = "input", call: Call | None = None
     ) -> list[list[Output | Refused]]:
         """Run one of a model's further tasks on the inputs of one request; raises what `embed` raises."""
-        return await self.in_time(self.chosen(model, call).run(inputs, task=task, kind=kind, call=call), call)
+        lane = self.chosen(model, call)
+        return await self.in_time(lane.run(inputs, task=task, kind=kind, call=call), call, lane)
 
     async def aside(self, work: Callable[[], Result], call: Call | None = None) -> Result:
         """Do something beside the models, in a thread that reads.
@@ -287,8 +289,13 @@ class Engine:
             seconds = min(seconds, call.timeout_s)
         return seconds
 
-    async def in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None) -> Result:
+    async def in_time(self, answer: Coroutine[Any, Any, Result], call: Call | None, lane: Lane | None = None) -> Result:
         """Return an answer, if it comes while its request has time.
+
+        Args:
+            answer: It.
+            call: The request.
+            lane: Whose answer it is, if it is a model's.
 
         Raises:
             Unavailable: It took longer.
@@ -299,6 +306,9 @@ class Engine:
             async with asyncio.timeout(seconds):
                 return await answer
         except TimeoutError:
+            if lane is not None and lane.state == "loading":
+                # Not the request's fault, and soon over: a client may try again.
+                raise Unavailable(f"{lane.id} is still being loaded; try again later", code="model_loading") from None
             raise Unavailable(
                 f"no answer within {seconds:g} s; send fewer inputs a request, or try later",
                 code="timeout",
