@@ -32,8 +32,7 @@ def _allocate() -> None:
 
 def _fill_the_disk() -> None:
     with Path("large").open("wb") as stream:
-        while True:
-            stream.write(bytes(1 << 24))
+        stream.truncate(1 << 40)
 
 
 def _leave_processes_behind() -> None:

@@ -65,7 +65,7 @@ async def until(condition: Any, seconds: float = 5.0) -> None:
         ("exit", 422, "reader_crashed", {"exited": 2}),
         ("segfault", 422, "reader_crashed", {"crashed": 2}),
         ("abort", 422, "reader_crashed", {"crashed": 2}),
-        ("kill", 422, "reader_crashed", {"killed": 2}),
+        ("kill", 422, "reader_crashed", {"killed": 3}),
         ("memory", 413, "too_much_memory", {}),
         ("tensor", 413, "too_much_memory", {}),
         ("disk", 413, "too_much_output", {}),
