@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRIES = 2
 """A process that dies while it reads an input may have died by chance; a second one did not."""
 TRIES_WHEN_KILLED = 3
-"""While all that happened is SIGKILL, which also comes from outside: from an operator, or the kernel short of memory."""
+"""While all that happened is SIGKILL, which also comes from outside: an operator, or the kernel short of memory."""
 
 
 @dataclass(eq=False)

@@ -187,9 +187,10 @@ def test_a_process_has_nothing_it_does_not_need(run: Any, monkeypatch: Any) -> N
             wanted = "['/dev/null', '/dev/null', '/dev/null', '/memfd', 'socket'] [] 700"
             assert told["code"] == "told" and wanted in told["message"]
             for pid in pids(engine):
-                limits = (Path("/proc") / str(pid) / "limits").read_text()
-                assert "Max core file size        0 " in limits
-                assert f"{256 * MIB}" in limits.partition("Max file size")[2].partition("\n")[0]
+                limits = Path(f"/proc/{pid}/limits")
+                # The other one may have been forked this moment.
+                await until(lambda at=limits: "Max core file size        0 " in at.read_text())
+                assert f"{256 * MIB}" in limits.read_text().partition("Max file size")[2].partition("\n")[0]
 
     run(main())
 
