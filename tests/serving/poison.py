@@ -36,7 +36,7 @@ def _fill_the_disk() -> None:
 
 
 def _leave_processes_behind() -> None:
-    subprocess.Popen(["sleep", "1234.5"], start_new_session=True)
+    subprocess.Popen(["sleep", "1234"], start_new_session=True)
     if not os.fork():
         time.sleep(1234)
     os._exit(3)
