@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from serving.readers.pool import ProcessPool
 
 TRIES = 2
-"""A process that dies while it reads an input may have been killed by chance; a second one was not."""
+"""A process that dies while it reads an input may have died by chance; a second one did not."""
+TRIES_WHEN_KILLED = 3
+"""While all that happened is SIGKILL, which also comes from outside: an operator, or the kernel short of memory."""
 
 
 @dataclass(eq=False)
@@ -43,6 +45,7 @@ class Work:
         self._reader: Reader | None = None
         self._alone = False
         self._deaths = 0
+        self._only_killed = True
         self._gone: float | None = None
 
     @property
@@ -115,9 +118,10 @@ class Work:
                 source=item.filename or place,
             )
             raise InputFailed(error, param=place)
-        if self._deaths >= TRIES:
+        self._only_killed = self._only_killed and death.reason == "killed"
+        if self._deaths >= (TRIES_WHEN_KILLED if self._only_killed else TRIES):
             error = InvalidInput(
-                "the process that read it died, twice: it is damaged in a way that its library does not survive",
+                "the process that read it died each time: it is damaged in a way that its library does not survive",
                 code="reader_crashed",
                 source=item.filename or place,
             )

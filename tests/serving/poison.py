@@ -33,12 +33,11 @@ def _allocate() -> None:
 
 def _fill_the_disk() -> None:
     with Path("large").open("wb") as stream:
-        while True:
-            stream.write(bytes(1 << 24))
+        stream.truncate(1 << 40)
 
 
 def _leave_processes_behind() -> None:
-    subprocess.Popen(["sleep", "1234.5"], start_new_session=True)
+    subprocess.Popen(["sleep", "1234"], start_new_session=True)
     if not os.fork():
         time.sleep(1234)
     os._exit(3)
