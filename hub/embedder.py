@@ -404,7 +404,8 @@ def load_part(cls: Any, folder: Path, **options: Any) -> Any:
         with without_progress_bars():
             if not issubclass(cls, EmbeddingModel):
                 return cls.from_pretrained(folder, **options)
-            part, loading = cls.from_pretrained(folder, output_loading_info=True, **options)
+            # Without it, a folder with weights under another name would have its pytorch_model.bin unpickled.
+            part, loading = cls.from_pretrained(folder, output_loading_info=True, use_safetensors=True, **options)
     except Exception as error:  # transformers, safetensors and strict configs each raise their own kinds
         raise InvalidCheckpoint(f"{folder} could not be loaded as {cls.__name__}: {error}") from error
     if loading["missing_keys"]:

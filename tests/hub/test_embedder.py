@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import hub
 from hub.errors import InvalidCheckpoint, InvalidInput, UnknownModel, UnsupportedOption
@@ -150,3 +151,19 @@ def test_bfloat16_is_near(toy_checkpoint, toy_files, embedder) -> None:
 
 def test_warm_up_tells_the_dimension(embedder) -> None:
     assert embedder.warm_up() == 8 == embedder.model.embedding_dimension()
+
+
+def test_a_checkpoint_runs_nothing_and_is_not_unpickled(toy_checkpoint: Path, tmp_path: Path) -> None:
+    folder, trace = tmp_path / "x", tmp_path / "trace"
+    shutil.copytree(toy_checkpoint, folder)
+    (folder / "theirs.py").write_text(f"open({str(trace)!r}, 'w')")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert hub.from_pretrained(folder).model.config.model_type == config["model_type"]
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    with pytest.raises(InvalidCheckpoint):
+        hub.from_pretrained(folder)
+    assert not trace.exists()
