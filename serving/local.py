@@ -79,13 +79,14 @@ async def _serve(
         tasks.add(asyncio.create_task(watch(engine, lambda: server.stop_to_restart(found.dup()))))
         try:
             await asyncio.wait({serving, loading}, return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
+            # Cancelled: the service was stopped while its models were loading.
+            if loading.done() and not loading.cancelled():
                 loading.result()
                 on_ready(url_of(settings.host, found.getsockname()[1], tls=tls is not None))
         finally:
             if not loading.done():
                 loading.cancel()
-            elif loading.exception() is not None:
+            elif not loading.cancelled() and loading.exception() is not None:
                 server.stop()
             await serving
             for task in tasks:

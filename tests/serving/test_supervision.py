@@ -52,7 +52,7 @@ def test_a_service_whose_model_hangs_starts_anew_on_the_same_socket(tmp_path: Pa
     assert found.vectors[0, 0] == 1.5 and took < 30  # type: ignore[call-overload]
     assert re.search(r"dummy has hung in one batch; only a new process can help", command.output)
     assert len(re.findall("fmhub serves", command.output)) <= 2
-    assert command.stop(signal.SIGTERM) == 0
+    assert command.stop(signal.SIGTERM) == 0, command.output
 
 
 @pytest.mark.slow
@@ -101,4 +101,4 @@ def test_models_come_and_go_on_sighup_and_a_bad_file_changes_nothing(tmp_path: P
         stop.set()
         asking.join(10)
     assert failures == []
-    assert command.stop(signal.SIGTERM) == 0
+    assert command.stop(signal.SIGTERM) == 0, command.output
