@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,37 +17,17 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from ray.exceptions import RayError
 
+from serving.board import Board
 from serving.metrics import Exposition, Metrics, exposition_of
 
 logger = logging.getLogger("fmhub.serving")
 
 PUBLISH_SECONDS = 5.0
 
-FORGET_SECONDS = 20.0
-"""What a replica published is left out after this time: it has gone."""
-
 ANSWER_SECONDS = 5.0
 """Longer than this nobody waits for the board: Prometheus gives a scrape ten seconds."""
 
 NAMESPACE = "serve"
-
-
-class Board:
-    """The actor: what each replica published last."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._published: dict[str, tuple[float, list[Metric]]] = {}
-
-    def publish(self, replica: str, series: list[Metric]) -> None:
-        """Keep a replica's series."""
-        self._published[replica] = (time.monotonic(), series)
-
-    def published(self) -> dict[str, list[Metric]]:
-        """Return the series of all replicas that are still there."""
-        oldest = time.monotonic() - FORGET_SECONDS
-        self._published = {name: found for name, found in self._published.items() if found[0] > oldest}
-        return {name: series for name, (_, series) in self._published.items()}
 
 
 class SharedMetrics:
@@ -65,7 +44,7 @@ class SharedMetrics:
         self._metrics = metrics
         self._name = f"fmhub-metrics-{application}"
         self._replica = replica
-        self._board: Any = None
+        self._board: asyncio.Future[Any] | None = None
         self._others: dict[str, list[Metric]] = {}
 
     async def publish(self) -> None:
@@ -89,17 +68,28 @@ class SharedMetrics:
 
     async def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            if self._board is None:
-                # It belongs to the replica that made it and goes with it, so that none is left behind; another
-                # replica then makes a new one.
-                options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "num_cpus": 0}
-                made = asyncio.to_thread(lambda: ray.remote(Board).options(**options).remote())
-                self._board = await asyncio.wait_for(made, ANSWER_SECONDS)
-            return await asyncio.wait_for(getattr(self._board, method).remote(*arguments), ANSWER_SECONDS)
+            return await self._ask(method, *arguments)
         except RayError:
-            # It went with its replica.
-            self._board = None
+            # The board went with the replica that had made it; whoever notices makes a new one.
+            return await self._ask(method, *arguments)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        # Made once, and without a limit: the actor would go with a handle that nobody kept.
+        made = self._board = self._board or asyncio.ensure_future(asyncio.to_thread(self._make))
+        try:
+            board = await asyncio.wait_for(asyncio.shield(made), ANSWER_SECONDS)
+            return await asyncio.wait_for(getattr(board, method).remote(*arguments), ANSWER_SECONDS)
+        except TimeoutError:
             raise
+        except Exception:
+            if self._board is made:
+                self._board = None
+            raise
+
+    def _make(self) -> Any:
+        # It belongs to the replica that made it and goes with it, so that none is left behind.
+        options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "num_cpus": 0}
+        return ray.remote(Board).options(**options).remote()
 
 
 class Merged(Collector):

@@ -5,8 +5,9 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
+from serving.board import FORGET_SECONDS, Board
 from serving.metrics import Metrics
-from serving.replicas import FORGET_SECONDS, Board, Merged
+from serving.replicas import Merged
 
 
 def series(requests: int) -> Metrics:
@@ -30,7 +31,7 @@ def test_the_series_of_replicas_are_told_apart_in_families_of_one() -> None:
 
 def test_the_board_forgets_replicas_that_have_gone(monkeypatch: Any) -> None:
     now = [100.0]
-    monkeypatch.setattr("serving.replicas.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("serving.board.time.monotonic", lambda: now[0])
     board = Board()
     board.publish("a", [])
     now[0] += FORGET_SECONDS - 1
