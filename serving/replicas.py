@@ -81,7 +81,6 @@ class SharedMetrics:
         self._metrics = metrics
         self._replica = replica
         self._board = Board(application)
-        self._others: dict[str, Sequence[Metric]] = {}
 
     async def publish(self) -> None:
         """Publish for as long as the replica lives."""
@@ -97,11 +96,13 @@ class SharedMetrics:
     async def exposition(self, accept: str) -> Exposition:
         """Return the series of all replicas; see `serving.metrics.exposition_of`."""
         try:
-            self._others = await asyncio.wait_for(asyncio.to_thread(self._board.published), ANSWER_SECONDS)
+            others = await asyncio.wait_for(asyncio.to_thread(self._board.published), ANSWER_SECONDS)
         except Exception as error:
-            logger.warning("the other replicas' series are those of the scrape before: %s", type(error).__name__)
+            # Better none than those of an earlier scrape: a counter that goes back looks like one that began anew.
+            logger.warning("the other replicas' series are missing in an answer: %s", type(error).__name__)
+            others = {}
         own = {self._replica: list(self._metrics.registry.collect())}
-        return exposition_of(Merged(self._others | own), accept)
+        return exposition_of(Merged(others | own), accept)
 
 
 class Merged(Collector):

@@ -72,7 +72,5 @@ def test_a_store_that_fails_leaves_a_replicas_own_series(kept: Any, monkeypatch:
         raise ConnectionError
 
     monkeypatch.setattr("serving.replicas.store._internal_kv_list", fail)
-    # Those of the scrape before stay; one that never saw another tells of itself.
-    assert sorted(run(counts())) == ["a", "b"]
-    shared = SharedMetrics(series(2), "app", "a")
+    # Not what it saw before: a counter that goes back looks like one that began anew.
     assert run(counts()) == ["a"]
