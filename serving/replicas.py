@@ -1,22 +1,22 @@
 """One answer to ``/metrics`` for all replicas, whichever of them Ray's proxy asks.
 
-Each replica publishes its series to a small actor every few seconds; the one that is asked adds its own, as they are
-at that moment, to what the others published last. All carry a label ``replica``, so that sums and rates come out
-right.
+Each replica publishes its series every few seconds in the store of names and values that a Ray cluster has in its
+head; the one that is asked adds its own, as they are at that moment, to what the others published last. All carry a
+label ``replica``, so that sums and rates come out right. There is no process that could die and take the series along.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import ray
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from ray.exceptions import RayError
+from prometheus_client.samples import Sample
+from ray.experimental import internal_kv as store
 
 from serving.metrics import Exposition, Metrics, exposition_of
 
@@ -25,34 +25,50 @@ logger = logging.getLogger("fmhub.serving")
 PUBLISH_SECONDS = 5.0
 
 FORGET_SECONDS = 20.0
-"""What a replica published is left out after this time: it has gone."""
+"""What a replica published is left out after this time: it has gone. The clocks of the nodes agree that well."""
 
 ANSWER_SECONDS = 5.0
-"""Longer than this nobody waits for the board: Prometheus gives a scrape ten seconds."""
+"""Longer than this nobody waits for the store: Prometheus gives a scrape ten seconds."""
 
-NAMESPACE = "serve"
+NAMESPACE = "fmhub"
 
 
 class Board:
-    """The actor: what each replica published last."""
+    """What the replicas of one application published last; its methods wait for the cluster's head."""
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._published: dict[str, tuple[float, list[Metric]]] = {}
+    def __init__(self, application: str) -> None:
+        """Prepare to read and write; ``application`` is the Serve application's name."""
+        self._prefix = f"metrics/{application}/"
 
-    def publish(self, replica: str, series: list[Metric]) -> None:
-        """Keep a replica's series."""
-        self._published[replica] = (time.monotonic(), series)
+    def publish(self, replica: str, series: Sequence[Metric]) -> None:
+        """Put a replica's series in the place of those that it published before."""
+        plain = [(m.name, m.documentation, m.type, [(s.name, s.labels, s.value) for s in m.samples]) for m in series]
+        content = json.dumps({"when": time.time(), "series": plain})
+        store._internal_kv_put(self._prefix + replica, content, namespace=NAMESPACE)
 
-    def published(self) -> dict[str, list[Metric]]:
-        """Return the series of all replicas that are still there."""
-        oldest = time.monotonic() - FORGET_SECONDS
-        self._published = {name: found for name, found in self._published.items() if found[0] > oldest}
-        return {name: series for name, (_, series) in self._published.items()}
+    def published(self) -> dict[str, Sequence[Metric]]:
+        """Return the series of all replicas that are still there, by the replica's id, and remove the others'."""
+        found = {}
+        for key in store._internal_kv_list(self._prefix, namespace=NAMESPACE):
+            content = store._internal_kv_get(key, namespace=NAMESPACE)
+            if content is None:  # another replica has removed it meanwhile
+                continue
+            value = json.loads(content)
+            if value["when"] > time.time() - FORGET_SECONDS:
+                found[key.decode().removeprefix(self._prefix)] = [_metric(*plain) for plain in value["series"]]
+            else:
+                store._internal_kv_del(key, namespace=NAMESPACE)
+        return found
+
+
+def _metric(name: str, documentation: str, kind: str, samples: Iterable[tuple[str, dict[str, str], float]]) -> Metric:
+    found = Metric(name, documentation, kind)
+    found.samples = [Sample(*sample) for sample in samples]
+    return found
 
 
 class SharedMetrics:
-    """One replica's view of the board, which whoever needs it first makes."""
+    """One replica's view of the board."""
 
     def __init__(self, metrics: Metrics, application: str, replica: str) -> None:
         """Prepare to publish.
@@ -63,16 +79,15 @@ class SharedMetrics:
             replica: Id of this replica.
         """
         self._metrics = metrics
-        self._name = f"fmhub-metrics-{application}"
         self._replica = replica
-        self._board: Any = None
-        self._others: dict[str, list[Metric]] = {}
+        self._board = Board(application)
 
     async def publish(self) -> None:
         """Publish for as long as the replica lives."""
         while True:
             try:
-                await self._call("publish", self._replica, list(self._metrics.registry.collect()))
+                series = list(self._metrics.registry.collect())
+                await asyncio.wait_for(asyncio.to_thread(self._board.publish, self._replica, series), ANSWER_SECONDS)
             except Exception as error:
                 # Whatever it is, the next try may go better; nothing else would tell that it had stopped.
                 logger.warning("the series of this replica were not published: %s", type(error).__name__)
@@ -81,25 +96,13 @@ class SharedMetrics:
     async def exposition(self, accept: str) -> Exposition:
         """Return the series of all replicas; see `serving.metrics.exposition_of`."""
         try:
-            self._others = await self._call("published")
+            others = await asyncio.wait_for(asyncio.to_thread(self._board.published), ANSWER_SECONDS)
         except Exception as error:
-            logger.warning("the other replicas' series are those of the scrape before: %s", type(error).__name__)
+            # Better none than those of an earlier scrape: a counter that goes back looks like one that began anew.
+            logger.warning("the other replicas' series are missing in an answer: %s", type(error).__name__)
+            others = {}
         own = {self._replica: list(self._metrics.registry.collect())}
-        return exposition_of(Merged(self._others | own), accept)
-
-    async def _call(self, method: str, *arguments: Any) -> Any:
-        try:
-            if self._board is None:
-                # It belongs to the replica that made it and goes with it, so that none is left behind; another
-                # replica then makes a new one.
-                options = {"name": self._name, "namespace": NAMESPACE, "get_if_exists": True, "num_cpus": 0}
-                made = asyncio.to_thread(lambda: ray.remote(Board).options(**options).remote())
-                self._board = await asyncio.wait_for(made, ANSWER_SECONDS)
-            return await asyncio.wait_for(getattr(self._board, method).remote(*arguments), ANSWER_SECONDS)
-        except RayError:
-            # It went with its replica.
-            self._board = None
-            raise
+        return exposition_of(Merged(others | own), accept)
 
 
 class Merged(Collector):
