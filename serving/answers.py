@@ -18,6 +18,7 @@ from hub.errors import UnsupportedOption
 from hub.modeling import TaskFile
 from serving.inputs import Input
 from serving.jobs import Call, Output, Refused
+from serving.metrics import Metrics
 from serving.schemas import Options
 
 BIG_ANSWER = 20_000
@@ -43,15 +44,17 @@ async def embedding_answer(
 
     def entry(output: Output) -> dict[str, Any]:
         found = {"object": "embedding", **encoded(output.value, options)}
-        return found if options.sanity is None else {**found, "sanity": _sanity(output)}
+        return found if options.sanity is None else {**found, "sanity": sanity_of(output)}
 
     origin = embedding_origin(model, call, options)
     return await _json_response(origin, inputs, outputs, entry, numbers, _dumps_numbers)
 
 
-def flags_of(outputs: Sequence[Sequence[Output | Refused]]) -> Iterator[str]:
-    """Yield the flags of all samples, one after the other, for counting."""
-    return (flag for output in _good(outputs) if output.warnings for flag in codes_of(output.warnings))
+def count_flags(metrics: Metrics, model: str, outputs: Sequence[Sequence[Output | Refused]]) -> None:
+    """Count the flags of embedded samples, whether the request asks for them or not."""
+    for output in _good(outputs):
+        for flag in codes_of(output.warnings) if output.warnings else ():
+            metrics.input_flags.labels(model, flag).inc()
 
 
 async def task_answer(
@@ -66,7 +69,8 @@ async def task_answer(
     return await _json_response(origin, inputs, outputs, lambda o: {"object": task, "result": _result(o.value)}, size)
 
 
-def _sanity(output: Output) -> dict[str, Any]:
+def sanity_of(output: Output) -> dict[str, Any]:
+    """Return what an answer says of how far a sample can be trusted, where a request asks for it."""
     found = {"flags": codes_of(output.warnings), "facts": dict(output.facts)}
     near = output.neighbourhood
     return found if near is None else {**found, "neighbourhood": dict(near)}

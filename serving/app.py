@@ -276,8 +276,7 @@ class Routes(Front):
                 sanity=options.sanity,
             ),
         )
-        for flag in answers.flags_of(outputs):
-            self._engine.metrics.input_flags.labels(model, flag).inc()
+        answers.count_flags(self._engine.metrics, model, outputs)
         with Encoding(self._engine.metrics, model, call):
             return await answers.embedding_answer(model, inputs, outputs, options, call)
 

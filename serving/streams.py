@@ -100,7 +100,7 @@ class InputJob(Job):
     def put(self, waiting: Waiting, value: Any) -> None:
         """Store the model's answer for one sample."""
         sample = waiting.prepared.sample
-        self._settle(waiting, Output(value, sample.key, waiting.prepared.cost, sample.warnings))
+        self._settle(waiting, Output(value, sample.key, waiting.prepared.cost, sample.warnings, sample.metadata))
 
     def spoil(self, waiting: Waiting, error: Exception) -> None:
         """Note that the model could not answer for one sample; the others go on."""

@@ -168,7 +168,7 @@ def embeddings_of(answers: Sequence[tuple[Sequence[int], dict[str, Any]]], error
     refused = list(errors)
     for numbers, body in answers:
         vectors += [_decoded(entry) for entry in body["data"]]
-        items += [_item(entry, numbers) for entry in body["data"]]
+        items += [item_of(e, numbers[e["item"]["input"]], e["item"].get("source")) for e in body["data"]]
         refused += [_unusable(entry, numbers) for entry in body.get("errors", ())]
     spaces = {body.get("embedding_space", "") for _, body in answers}
     if len(spaces) > 1:
@@ -217,13 +217,13 @@ def _decoded(entry: dict[str, Any]) -> Vector:
     return values.reshape(entry["shape"]) if "shape" in entry else values
 
 
-def _item(entry: dict[str, Any], numbers: Sequence[int]) -> Item:
-    item = entry["item"]
+def item_of(entry: dict[str, Any], number: int, source: str | None) -> Item:
+    """Return where an entry's embedding came from, the input by the number and name that it has for the caller."""
     sanity = entry.get("sanity", {})
     return Item(
-        numbers[item["input"]],
-        item.get("source"),
-        item["key"],
+        number,
+        source,
+        entry["item"]["key"],
         tuple(entry.get("warnings", ())),
         tuple(sanity.get("flags", ())),
         sanity.get("facts", {}),

@@ -192,6 +192,7 @@ class Client(_Base):
         pooling: str | None = None,
         layer: int | str | None = None,
         dimensions: int | None = None,
+        sanity: str | None = None,
         deadline: float | None = None,
         on_error: OnError = "raise",
     ) -> RowStream:
@@ -206,6 +207,7 @@ class Client(_Base):
             pooling: See ``embed``, as of the others.
             layer: See there.
             dimensions: See there.
+            sanity: ``"flags"``; what else ``embed`` takes, a stream has not.
             deadline: Seconds without a row after which the service shall give up.
             on_error: ``"raise"`` at the first input that cannot be read to its end, or ``"collect"`` those in
                 ``errors``, where samples that cannot be used always are.
@@ -217,7 +219,7 @@ class Client(_Base):
             ServiceError: The service refused, with its message, or could not be reached; while iterating.
             OSError: A file cannot be read.
         """
-        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, None)
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, sanity)
         call = Streaming(fields, _headers(deadline), on_error, self._retries)
         return RowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
 
@@ -349,11 +351,12 @@ class AsyncClient(_Base):
         pooling: str | None = None,
         layer: int | str | None = None,
         dimensions: int | None = None,
+        sanity: str | None = None,
         deadline: float | None = None,
         on_error: OnError = "raise",
     ) -> AsyncRowStream:
         """Embed, giving each sample's row as soon as it is there; see `Client.stream`."""
-        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, None)
+        parts, fields = parts_of(inputs), _fields(model, pooling, layer, dimensions, sanity)
         call = Streaming(fields, _headers(deadline), on_error, self._retries)
         return AsyncRowStream(self._http, self._sleep, lambda: self._batches(model, parts), call)
 

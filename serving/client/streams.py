@@ -12,7 +12,7 @@ from typing import Any, Literal
 import httpx
 import numpy as np
 
-from serving.client.answers import Item, ServiceError, Unusable, Vector, error_of
+from serving.client.answers import Item, ServiceError, Unusable, Vector, error_of, item_of
 from serving.client.requests import Part, body_of
 from serving.client.retries import Retries
 
@@ -79,7 +79,7 @@ class Streaming:
         if entry["object"] == "embedding":
             vector = np.frombuffer(base64.b64decode(entry["embedding"]), "<f4").astype(np.float32)
             vector = vector.reshape(entry["shape"]) if "shape" in entry else vector
-            return StreamedRow(vector, Item(part.number, part.name, key, tuple(entry.get("warnings", ()))))
+            return StreamedRow(vector, item_of(entry, part.number, part.name))
         if key is None and self._on_error == "raise":
             raise ServiceError(entry["message"], code=entry["code"], param=f"input[{part.number}]")
         self.errors.append(Unusable(part.number, part.name, key or "", entry["message"], entry["code"]))

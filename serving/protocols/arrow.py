@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from hub.doubts import codes_of
 from serving.answers import shortened
 from serving.jobs import Output
 from serving.problems import ErrorReport, report
@@ -44,18 +45,19 @@ class ArrowRows:
         self._tokens = tokens
         self._type = pa.list_(vector) if tokens else vector
         metadata = {f"fmhub.{name}": value for name, value in origin.items() if value is not None}
-        self._schema = pa.schema(
-            [
-                pa.field("embedding", self._type),
-                pa.field("input", pa.int64(), nullable=False),
-                pa.field("source", pa.string()),
-                pa.field("key", pa.string()),
-                pa.field("warnings", pa.list_(pa.string())),
-                pa.field("error", pa.string()),
-                pa.field("error_code", pa.string()),
-            ],
-            metadata,
-        )
+        fields = [
+            pa.field("embedding", self._type),
+            pa.field("input", pa.int64(), nullable=False),
+            pa.field("source", pa.string()),
+            pa.field("key", pa.string()),
+            pa.field("warnings", pa.list_(pa.string())),
+            pa.field("error", pa.string()),
+            pa.field("error_code", pa.string()),
+        ]
+        if options.sanity is not None:
+            # Facts differ from domain to domain, and from sample to sample: text, so that every row has one type.
+            fields += [pa.field("flags", pa.list_(pa.string())), pa.field("facts", pa.string())]
+        self._schema = pa.schema(fields, metadata)
         self._sink = _Sink()
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._sink, mode="w"), self._schema)
 
@@ -82,6 +84,10 @@ class ArrowRows:
             pa.array([p and p.message for p in problems], pa.string()),
             pa.array([p and p.code for p in problems], pa.string()),
         ]
+        if self._options.sanity is not None:
+            good = [o if isinstance(o, Output) else None for o in outcomes]
+            columns.append(pa.array([o and codes_of(o.warnings) for o in good], pa.list_(pa.string())))
+            columns.append(pa.array([o and json.dumps(dict(o.facts), allow_nan=False) for o in good], pa.string()))
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         return self._sink.drain()
 

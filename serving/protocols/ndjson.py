@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from hub.errors import HubError
-from serving.answers import encoded, sample_entry
+from serving.answers import encoded, sample_entry, sanity_of
 from serving.bodies import decoded_json
 from serving.errors import BodyTooLarge, MalformedRequest
 from serving.inputs import Input, as_inputs
@@ -101,6 +101,8 @@ class NdjsonRows:
             item["key"] = outcome.key
         if isinstance(outcome, Output):
             entry = {"object": "embedding", **encoded(outcome.value, self._options)}
+            if self._options.sanity is not None:
+                entry["sanity"] = sanity_of(outcome)
             self._index += 1
             return sample_entry(self._index - 1, entry, item, outcome)
         problem = report(outcome.error, self._id)

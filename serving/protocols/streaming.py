@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hub.errors import HubError
-from serving.answers import BIG_ANSWER, check_dimensions, embedding_origin
+from hub.errors import HubError, UnsupportedOption
+from serving.answers import BIG_ANSWER, check_dimensions, count_flags, embedding_origin
 from serving.bodies import MULTIPART, BodyReader
 from serving.errors import InvalidRequest, Unavailable
 from serving.front import Front
@@ -98,6 +98,11 @@ class StreamedEmbeddings(Response):
         body_read = asyncio.Event()
         with self._front.body(self._request) as body:
             inputs, options, kind = await self._inputs(body, body_read)
+            if options.sanity not in (None, "flags"):
+                raise UnsupportedOption(
+                    f"rows of a stream have no {options.sanity}: ask for sanity 'flags', or for a whole answer",
+                    param="sanity",
+                )
             call = call_of(self._request)
             answer = _Answer(self._front, self._request, self._model, self._kind, options, call, send)
             await unless_gone(self._request, answer.send(inputs, kind), body_read)
@@ -205,6 +210,7 @@ class _Answer:
 
     async def _written(self, rows: Rows, found: list[Row]) -> bytes:
         done = [row.outcome for row in found if isinstance(row.outcome, Output)]
+        count_flags(self._front.engine.metrics, self._model, [done])
         self._samples += len(done)
         self._errors += len(found) - len(done)
         self._cost += sum(output.cost for output in done)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.answers import BIG_ANSWER, embedding_origin
+from serving.answers import BIG_ANSWER, count_flags, embedding_origin
 from serving.errors import InvalidRequest, NotFound, Unavailable, WrongContentType
 from serving.front import Front
 from serving.handling import Encoding, call_of, label, unless_gone
@@ -41,7 +41,7 @@ VERSION = MODEL + "/versions/{version}"
 
 BINARY = "application/octet-stream"
 
-OPTIONS = ("pooling", "layer", "dimensions")
+OPTIONS = ("pooling", "layer", "dimensions", "sanity")
 
 NOT_HERE = ("priority", "sequence_id", "sequence_start", "sequence_end")
 
@@ -190,7 +190,7 @@ class V2:
             self._front.check_count(inputs, "inputs")
             wanted, outputs = await unless_gone(request, self._run(lane, version, spec, inputs, options, call))
         with Encoding(self._front.engine.metrics, model, call):
-            found = outputs_of(wanted, outputs, options.dimensions, options.dimensions or lane.dimension)
+            found = outputs_of(wanted, outputs, options, lane.dimension)
             return await _answer(lane, spec, wanted, found, options, call)
 
     async def _run(
@@ -206,8 +206,15 @@ class V2:
         wanted = Wanted(None, ()) if lane.embedder is None else wanted_of(names, lane.embedder)
         if wanted.task is None:
             found = await engine.embed(
-                lane.id, inputs, pooling=options.pooling, layer=options.layer, kind="input", call=call
+                lane.id,
+                inputs,
+                pooling=options.pooling,
+                layer=options.layer,
+                kind="input",
+                call=call,
+                sanity=options.sanity,
             )
+            count_flags(engine.metrics, lane.id, found)
             return wanted, found
         for name in OPTIONS:
             if name in spec.parameters:

@@ -11,12 +11,14 @@ import numpy as np
 
 from hub.embedder import Embedder
 from hub.modeling import TaskFile
-from serving.answers import check_dimensions, shortened
+from serving.answers import check_dimensions, sanity_of, shortened
 from serving.errors import InvalidRequest
 from serving.jobs import Output, Refused
 from serving.protocols.tensors import Tensor
+from serving.schemas import Options
 
 EMBEDDING, INPUT, KEY, ROWS, ERRORS = "embedding", "item_input", "item_key", "item_rows", "errors"
+SANITY = "sanity"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def wanted_of(names: Sequence[str], embedder: Embedder) -> Wanted:
         InvalidRequest: There is no such output, or they ask for two different computations.
     """
     tasks = [name for name in names if name in embedder.model.tasks]
-    known = (EMBEDDING, INPUT, KEY, ROWS, ERRORS)
+    known = (EMBEDDING, INPUT, KEY, ROWS, ERRORS, SANITY)
     unknown = next((name for name in names if name not in known and name not in tasks), None)
     if unknown is not None:
         offered = ", ".join([*known, *embedder.model.tasks])
@@ -52,17 +54,18 @@ def wanted_of(names: Sequence[str], embedder: Embedder) -> Wanted:
 
 
 def outputs_of(
-    wanted: Wanted, outputs: Sequence[Sequence[Output | Refused]], dimensions: int | None, dimension: int
+    wanted: Wanted, outputs: Sequence[Sequence[Output | Refused]], options: Options, dimension: int
 ) -> list[Tensor]:
     """Return the output tensors of a request.
 
     Args:
         wanted: What it asks for.
         outputs: For each input the outputs of its samples, and what cannot be used.
-        dimensions: See `serving.schemas.Options`.
+        options: Of the request.
         dimension: Of the model's embeddings, for an answer without any.
 
     Raises:
+        InvalidRequest: An output is asked for that only comes with an option.
         UnsupportedOption: More ``dimensions`` are asked for than the embedding has.
     """
     good = [(i, o) for i, found in enumerate(outputs) for o in found if isinstance(o, Output)]
@@ -72,9 +75,12 @@ def outputs_of(
     if wanted.task is not None:
         tensors.append(Tensor(wanted.task, "BYTES", (len(values),), [_result(value) for value in values]))
     else:
-        tensors += _vectors(values, dimensions, dimension)
+        tensors += _vectors(values, options.dimensions, options.dimensions or dimension)
     tensors.append(_integers(INPUT, [index for index, _ in good]))
     tensors.append(Tensor(KEY, "BYTES", (len(good),), [output.key for _, output in good]))
+    if options.sanity is not None:
+        said: list[bytes | str] = [json.dumps(sanity_of(output), allow_nan=False) for _, output in good]
+        tensors.append(Tensor(SANITY, "BYTES", (len(said),), said))
     if refused or ERRORS in wanted.names:
         told: list[bytes | str] = [
             json.dumps({"message": o.error.message, "code": o.error.code, "input": index, "key": o.key})
@@ -85,7 +91,8 @@ def outputs_of(
         return tensors
     named = {tensor.name: tensor for tensor in tensors}
     if missing := next((name for name in wanted.names if name not in named), None):
-        raise InvalidRequest(f"{missing!r} belongs to token states: it needs pooling 'none'", param="outputs")
+        need = "the parameter sanity" if missing == SANITY else "pooling 'none', for it belongs to token states"
+        raise InvalidRequest(f"{missing!r} needs {need}", param="outputs")
     return [named[name] for name in wanted.names]
 
 

@@ -46,12 +46,13 @@ class InferRequest(_Form):
     id: StrictStr | None = None
     parameters: Parameters = Field(
         default={},
-        description="pooling, layer, dimensions: as for /v1; timeout: in microseconds; binary_data_output: send all "
-        "outputs behind the JSON. Any other is a field of the plain form of all inputs, such as sampling_rate.",
+        description="pooling, layer, dimensions, sanity: as for /v1; timeout: in microseconds; binary_data_output: "
+        "send all outputs behind the JSON. Any other is a field of the plain form of all inputs, such as sampling_rate.",
     )
     inputs: list[RequestInput] = Field(min_length=1)
     outputs: list[RequestOutput] = Field(
-        default=[], description="embedding, item_input, item_key, item_rows, errors, or one of the model's tasks."
+        default=[],
+        description="embedding, item_input, item_key, item_rows, errors, sanity, or one of the model's tasks.",
     )
 
 

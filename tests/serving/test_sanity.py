@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import arithmetic
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 from arithmetic import file_of
 from conftest import model_of, running_app
@@ -15,7 +17,9 @@ from conftest import model_of, running_app
 from hub.manifest import Row
 from hub.neighbourhood import FILE, VIEWS
 from hub.reference_set import make_reference_set, write_reference_set
-from serving.client import AsyncClient
+from serving.client import AsyncClient, ServiceError
+
+NDJSON, ARROW = "application/x-ndjson", "application/vnd.apache.arrow.stream"
 
 STRANGER = " ".join(["1 2 3"] * 300)
 """Alike in all but the count, which no reference sample varies."""
@@ -66,6 +70,46 @@ def test_the_client_gives_flags_in_its_items(run: Any) -> None:
                     ((), {"numbers": 1}),
                 ]
                 assert (await client.embed("dummy", "0")).items[0].flags == ()
+
+    run(main())
+
+
+def test_rows_of_a_stream_carry_flags(run: Any) -> None:
+    path = "/v1/models/dummy/embeddings"
+    file = [("file", ("a.num", file_of([0, 0], ["x"], [3])))]
+
+    async def main() -> None:
+        async with running_app() as (client, _):
+            asked: dict[str, Any] = {"files": file, "data": {"sanity": "flags"}}
+            lines = (await client.post(path, headers={"accept": NDJSON}, **asked)).text.splitlines()
+            zero, bad, good, _ = map(json.loads, lines)
+            assert zero["sanity"] == {"flags": ["silent"], "facts": {"numbers": 2}}
+            assert good["sanity"] == {"flags": [], "facts": {"numbers": 1}} and "sanity" not in bad
+            query = {"params": {"sanity": "flags"}, "content": b'"0"\n', "headers": {"content-type": NDJSON}}
+            assert json.loads((await client.post(path, **query)).text.splitlines()[0])["sanity"]["flags"] == ["silent"]
+            table = pa.ipc.open_stream((await client.post(path, headers={"accept": ARROW}, **asked)).content).read_all()
+            assert table["flags"].to_pylist() == [["silent"], None, []]
+            assert [f and json.loads(f) for f in table["facts"].to_pylist()] == [{"numbers": 2}, None, {"numbers": 1}]
+            plain = await client.post(path, headers={"accept": ARROW}, files=file)
+            assert "flags" not in pa.ipc.open_stream(plain.content).schema.names
+            counted = (await client.get("/metrics")).text
+            assert 'fmhub_input_flags_total{flag="silent",model="dummy"} 4.0' in counted
+            for accept in (NDJSON, ARROW):
+                for kind in ("neighbourhood", "stability"):
+                    body = {"input": "1", "sanity": kind}
+                    refused = await client.post(path, headers={"accept": accept}, json=body)
+                    error = refused.json()["error"]
+                    assert (refused.status_code, error["param"]) == (422, "sanity") and kind in error["message"]
+            transport = client._transport
+            assert isinstance(transport, httpx.ASGITransport)
+            async with AsyncClient("http://service", transport=transport) as sdk:
+                items = [row.item async for row in sdk.stream("dummy", ["0", "5"], sanity="flags")]
+                assert [(i.input, i.flags, i.facts) for i in items] == [
+                    (0, ("silent",), {"numbers": 1}),
+                    (1, (), {"numbers": 1}),
+                ]
+                with pytest.raises(ServiceError, match="no stability"):
+                    [row async for row in sdk.stream("dummy", "0", sanity="stability")]
 
     run(main())
 
@@ -123,6 +167,29 @@ def test_figures_stay_with_their_samples(run: Any, referenced: Path) -> None:
             many = [("file", ("many.num", file_of([1], [2], [3], [4], [5], [6])))]
             refused = await client.post("/v1/models/dummy/embeddings", files=many, data=fields)
             assert refused.status_code == 413 and "more than 5 samples" in refused.json()["error"]["message"]
+
+    run(main())
+
+
+def test_the_inference_protocol_says_the_same(run: Any, referenced: Path) -> None:
+    values = {"name": "json", "datatype": "BYTES", "shape": [2], "data": ['"1 2 3"', '"0"']}
+
+    async def main() -> None:
+        async with running_app() as (client, _):
+
+            async def ask(outputs: tuple[str, ...] = (), **parameters: str) -> httpx.Response:
+                body = {"inputs": [values], "parameters": parameters, "outputs": [{"name": n} for n in outputs]}
+                return await client.post("/v2/models/dummy/infer", json=body)
+
+            for kind in ("flags", "neighbourhood", "stability"):
+                body = {"model": "dummy", "input": ["1 2 3", "0"], "sanity": kind}
+                wanted = [entry["sanity"] for entry in (await client.post("/v1/embeddings", json=body)).json()["data"]]
+                for outputs in ((), ("sanity", "embedding")):
+                    found = {o["name"]: o["data"] for o in (await ask(outputs, sanity=kind)).json()["outputs"]}
+                    assert [json.loads(text) for text in found["sanity"]] == wanted and "embedding" in found
+            assert "sanity" not in {o["name"] for o in (await ask()).json()["outputs"]}
+            for answer in (await ask(("sanity",)), await ask(("total",), sanity="flags"), await ask(sanity="all")):
+                assert answer.status_code == 422 and "sanity" in answer.json()["error"]
 
     run(main())
 
