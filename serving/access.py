@@ -126,12 +126,18 @@ class RateLimits:
         return 0.0
 
 
-def may_use(request: Request, model: str) -> bool:
-    """Whether the request's key may see a model."""
-    key: KeySettings | None = getattr(request.state, "key", None)
+def allows(key: KeySettings | None, model: str) -> bool:
+    """Whether a key, or the lack of one where none is asked for, is good for a model."""
+    if key is None or key.models is None:
+        return True
     # Who may use a model may use its canary.
     model = model.removesuffix(CANARY)
-    return key is None or key.models is None or any(fnmatchcase(model, pattern) for pattern in key.models)
+    return any(fnmatchcase(model, pattern) for pattern in key.models)
+
+
+def may_use(request: Request, model: str) -> bool:
+    """Whether the request's key may see a model."""
+    return allows(getattr(request.state, "key", None), model)
 
 
 def check_model(request: Request, model: str) -> None:

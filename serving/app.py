@@ -47,6 +47,7 @@ from serving.schemas import (
     parse_request,
 )
 from serving.tracing import Tracing
+from serving.turnstile import Turnstile
 
 _ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 
@@ -93,6 +94,7 @@ def create_app(
     )
     # The last one added is the outermost.
     app.add_middleware(Patience, settings=lambda: engine.settings)
+    app.add_middleware(Turnstile, lanes=lambda: engine.lanes)
     app.add_middleware(Gate, settings=lambda: engine.settings, ring=KeyRing(engine.settings))
     app.add_middleware(
         Envelope,
@@ -210,7 +212,7 @@ class Routes(Front):
     async def embed_with(self, request: Request, model: str) -> Response:
         """Embed uploaded files, or the inputs of a JSON body, with the model that the path names."""
         label(request, "/v1/models/{model}/embeddings")
-        self.lane(request, model).check_room()
+        self.lane(request, model)
         if kind := stream_format(request):
             label(request, model=model)
             return StreamedEmbeddings(self, request, model, kind)
@@ -227,7 +229,6 @@ class Routes(Front):
         """Run one of a model's further tasks on uploaded files, or on the inputs of a JSON body."""
         label(request, "/v1/models/{model}/{task}")
         lane = self.lane(request, model)
-        lane.check_room()
         if lane.embedder is not None:
             resolve_work(lane.embedder, task=task)
         with self.body(request) as body:

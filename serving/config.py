@@ -230,6 +230,12 @@ class ServiceSettings(_Strict):
         gt=0,
         description="From the whole body to the answer; beyond it 503. X-Request-Timeout may ask for less.",
     )
+    max_queue_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds of work that may wait for a model, by what it has done a second; beyond them 429. A third "
+        "of request_timeout_s unless given.",
+    )
     restart_on_hang: bool = Field(
         default=True,
         description="With --backend local: start the process anew when a forward has outlived request_timeout_s.",
@@ -271,6 +277,11 @@ class ServiceSettings(_Strict):
                 "'fmhub key new NAME', or say that everyone may come in with 'insecure: true' or --insecure"
             )
         return self
+
+    @property
+    def longest_queue_s(self) -> float:
+        """Seconds of work that may wait for a model."""
+        return self.request_timeout_s / 3 if self.max_queue_s is None else self.max_queue_s
 
     @property
     def checkpoints(self) -> list[ModelSettings]:

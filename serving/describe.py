@@ -55,6 +55,7 @@ def described(lane: Lane, settings: ServiceSettings) -> dict[str, Any]:
         "reader_memory_bytes": settings.reader_memory_bytes if settings.reader_workers else None,
         "reader_timeout_s": settings.reader_timeout_s if settings.reader_workers else None,
         "max_queued_requests": lane.settings.max_queued_requests,
+        "max_queue_s": settings.longest_queue_s,
         "request_timeout_s": settings.request_timeout_s,
     }
     return entry

@@ -62,7 +62,9 @@ def call_of(request: Request) -> Call:
                 code="invalid_header",
             )
         timeout = float(given)
-    request.state.call = call = Call(request.state.request_id, timeout, trace=request.state.trace)
+    request.state.call = call = Call(
+        request.state.request_id, timeout, trace=request.state.trace, bytes=request.state.exchange.bytes_in
+    )
     note_client(request, call)
     return call
 

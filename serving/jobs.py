@@ -68,6 +68,7 @@ class Call:
         client: Who asks, for the choice between a model and its canary.
         canary: Whether the canary is asked for or refused; ``None`` where the weight decides.
         model: Id of what answers; empty until that is chosen.
+        bytes: Of its body.
         spent: Seconds by stage. ``read``: all turns of reading its inputs; ``queue``: the longest wait of a prepared
             sample; ``forward``: the batches that it had a part in; ``encode``: the answer to bytes.
     """
@@ -80,6 +81,7 @@ class Call:
     client: str = ""
     canary: bool | None = None
     model: str = ""
+    bytes: int = 0
     spent: dict[str, float] = field(default_factory=dict)
 
     def add(self, stage: str, seconds: float, **facts: int) -> None:

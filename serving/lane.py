@@ -17,9 +17,10 @@ from hub.embedder import Embedder
 from hub.errors import HubError
 from hub.modeling import Layer
 from hub.neighbourhood import Neighbourhood
-from serving.batch_loop import BatchLoop
+from serving.batch_loop import READING_AT_ONCE, BatchLoop
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
+from serving.demand import Demand, size_of
 from serving.errors import Overloaded, Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
@@ -37,6 +38,9 @@ logger = logging.getLogger("fmhub.serving")
 
 RETRY_LOAD_SECONDS = 30.0
 """A model that failed to load is not tried again sooner: each try costs seconds and memory."""
+
+MOST_RETRY_SECONDS = 60
+"""Whatever it is that takes longer, by then it may have gone."""
 
 State = Literal["not_loaded", "loading", "ready", "failed", "closed"]
 
@@ -80,6 +84,7 @@ class Lane:
         self.dtype_error: NumericError | None = None
         self.bytes = 0
         self.last_used = -math.inf
+        self.demand = Demand()
         self.loaded_at = 0.0
         self._load_seconds = 0.0
         self._service = service
@@ -254,7 +259,8 @@ class Lane:
             self._jobs.add(job)
             readers = [asyncio.create_task(self._read_in_order(readable, job, part, views)) for part in parts]
             try:
-                outputs = await job.future
+                with self.demand.work(size_of(len(inputs), job.call.bytes)):
+                    outputs = await job.future
                 for index, key in missing.items():
                     if vicinity:
                         outputs[index] = vicinity.fold(outputs[index])
@@ -326,22 +332,30 @@ class Lane:
         """Raise what a request would get that came now: told before its body is read, a refusal costs next to nothing.
 
         Raises:
-            Overloaded: As many requests as are allowed are waiting already.
+            Overloaded: As many requests, or as much work, as is allowed is waiting already.
             Unavailable: The service stops.
         """
+        self._check_number(waiting := self.pending + self.demand.coming)
+        wait = self.demand.wait
+        # As many as are read side by side come in always: what they take is the newest that is known of the rate.
+        if wait > self._service.longest_queue_s and waiting >= READING_AT_ONCE:
+            raise Overloaded(
+                f"{waiting} requests are waiting for {self.id} already, about {wait:.0f} s of work; try again later",
+                retry_after=_retry_after(wait),
+            )
+
+    def _check_number(self, waiting: int) -> None:
         if self._closed:
             raise _closing()
         limit = self.settings.max_queued_requests
-        if self.pending >= limit:
-            # The oldest request's age is about how long the queue takes.
-            age = time.monotonic() - next(iter(self._started.values()))
+        if waiting >= limit:
             raise Overloaded(
                 f"{limit} requests are waiting for {self.id} already; try again later",
-                retry_after=min(max(1, math.ceil(age)), 30),
+                retry_after=_retry_after(self.demand.wait),
             )
 
     def _enter(self) -> object:
-        self.check_room()
+        self._check_number(self.pending)
         ticket = object()
         self._started[ticket] = time.monotonic()
         self._metrics.pending_requests.labels(self.id).set(self.pending)
@@ -449,6 +463,10 @@ class Lane:
 
 def _closing() -> Unavailable:
     return Unavailable("the service is shutting down", code="shutting_down")
+
+
+def _retry_after(wait: float) -> int:
+    return min(max(1, math.ceil(wait)), MOST_RETRY_SECONDS)
 
 
 def _split(inputs: Sequence[tuple[int, Input]], parts: int) -> list[Sequence[tuple[int, Input]]]:

@@ -108,6 +108,7 @@ class _Exchange:
         self.started = time.perf_counter()
         self.method = scope["method"] if scope["method"] in METHODS else "OTHER"
         self.state = scope.setdefault("state", {})
+        self.state["exchange"] = self
         self.id = self.state["request_id"] = _request_id(scope)
         self.status: int | None = None
         self.bytes_in = self.bytes_out = 0

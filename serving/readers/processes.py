@@ -142,13 +142,14 @@ class NurseryProcess:
         """
         ours, theirs = socket.socketpair()
         shown = os.memfd_create("fmhub-reader")
+        os.truncate(shown, PLACE.size)
+        memory = mmap.mmap(shown, PLACE.size)
         try:
-            os.truncate(shown, PLACE.size)
-            memory = mmap.mmap(shown, PLACE.size)
             with theirs:
                 pid, (handle,) = self._ask(Fork(caps, folder), [theirs.fileno(), shown])
         except BaseException:
             ours.close()
+            memory.close()
             raise
         finally:
             os.close(shown)
@@ -334,6 +335,7 @@ class ReaderProcess:
                 kind = "exited" if status >= 0 else "crashed"
                 self._ended = "killed" if status == -signal.SIGKILL else kind
             self._connection.close()
+            self._shown.close()
             shutil.rmtree(self._folder, ignore_errors=True)
             self.on_end(self._ended)
         return self._ended
