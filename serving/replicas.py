@@ -48,7 +48,7 @@ class Board:
 
     def published(self) -> dict[str, Sequence[Metric]]:
         """Return the series of all replicas that are still there, by the replica's id, and remove the others'."""
-        found = {}
+        found: dict[str, Sequence[Metric]] = {}
         for key in store._internal_kv_list(self._prefix, namespace=NAMESPACE):
             content = store._internal_kv_get(key, namespace=NAMESPACE)
             if content is None:  # another replica has removed it meanwhile
@@ -101,7 +101,7 @@ class SharedMetrics:
             # Better none than those of an earlier scrape: a counter that goes back looks like one that began anew.
             logger.warning("the other replicas' series are missing in an answer: %s", type(error).__name__)
             others = {}
-        own = {self._replica: list(self._metrics.registry.collect())}
+        own: dict[str, Sequence[Metric]] = {self._replica: list(self._metrics.registry.collect())}
         return exposition_of(Merged(others | own), accept)
 
 
