@@ -41,7 +41,8 @@ def test_every_file_of_the_manifest(folder: Path) -> None:
             assert error.code in wanted or error.code == OTHER_CODES.get(row["file"]), f"{row['file']}: {error.code}"
             continue
         assert row["expect"] == "accept" and samples, row["file"]
-        said = " ".join(w for s in samples for w in s.warnings)
+        # Packets cut by a snap length are told of, and no fault that the manifest knows.
+        said = " ".join(w for s in samples for w in s.warnings if "(snapped)" not in w)
         if row["file"] != "idb_option_overflow.pcapng":  # there the options are left out, without a word
             assert bool(said) == bool(wanted) and (not wanted or any(c in said for c in wanted)), (
                 f"{row['file']}: {said}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,7 +283,7 @@ def test_the_server_names_no_patient_in_answers_logs_or_metrics(
     with TestClient(create_app(Engine(settings)), raise_server_exceptions=False) as client:
         configure_logging(settings, log)
         while client.get("/readyz").status_code != 200:
-            pass
+            time.sleep(0.1)
         for upload in sent:
             answer = client.post("/v1/models/random-model/embeddings", files={"file": ("Zqwx.dcm", upload)})
             codes.append(answer.status_code)
