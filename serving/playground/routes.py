@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from hub.errors import InvalidInput, UnsupportedOption
 from hub.modeling import TaskFile
-from serving import answers
+from serving import answers, page
 from serving.engine import Engine
 from serving.errors import InputFailed, InvalidRequest, Overloaded
 from serving.handling import Encoding, call_of, label, unless_gone
@@ -20,9 +21,8 @@ from serving.jobs import Call, Output
 from serving.lane import Lane
 from serving.playground.examples import Examples, ExampleShelf
 from serving.previewing import DRAW
-
-if TYPE_CHECKING:
-    from serving.app import Routes
+from serving.routes import ERRORS, Routes, add_post, json_body, upload_body
+from serving.schemas import InputRequest, TaskAnswer
 
 PICTURE: dict[str, Any] = {
     "description": "A picture of one sample.",
@@ -155,3 +155,27 @@ def _told(output: Output, examples: Examples) -> dict[str, Any]:
 
 def _image(file: TaskFile) -> Response:
     return Response(file.content, media_type=file.media_type, headers=_INERT)
+
+
+def add_playground(app: FastAPI, routes: Routes) -> None:
+    """Add the page, its files, and its routes to an application."""
+    playground = Playground(routes.engine, routes)
+    for path in page.ASSETS:
+        app.add_api_route(
+            path,
+            page.asset,
+            methods=["GET"],
+            response_model=None,
+            response_class=HTMLResponse,
+            include_in_schema=path == "/",
+        )
+    examples = "/v1/models/{model:path}/examples"
+    app.add_api_route(examples, playground.examples, response_model=None, response_class=JSONResponse, responses=ERRORS)
+    for path, get, content in (
+        (f"{examples}/{{name}}", playground.example, NATIVE_FILE),
+        (f"{examples}/{{name}}/preview", playground.example_preview, PICTURE),
+    ):
+        app.add_api_route(path, get, response_model=None, response_class=Response, responses={200: content, **ERRORS})
+    body = json_body(InputRequest) | upload_body(None)
+    add_post(app, "/v1/models/{model:path}/preview", playground.preview, PICTURE, body)
+    add_post(app, "/v1/models/{model:path}/neighbours", playground.neighbours, {"model": TaskAnswer}, body)
