@@ -47,7 +47,7 @@ class InferRequest(_Form):
     parameters: Parameters = Field(
         default={},
         description="pooling, layer, dimensions, sanity: as for /v1; timeout: in microseconds; binary_data_output: "
-        "send all outputs behind the JSON. Any other is a field of the plain form of all inputs, such as sampling_rate.",
+        "send all outputs behind the JSON. Any other is a field of all inputs' plain form, such as sampling_rate.",
     )
     inputs: list[RequestInput] = Field(min_length=1)
     outputs: list[RequestOutput] = Field(
