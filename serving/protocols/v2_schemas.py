@@ -120,3 +120,21 @@ class Ready(BaseModel):
 
     ready: bool
     name: str | None = None
+
+
+def schema_of(form: type[BaseModel]) -> dict[str, Any]:
+    """Return a form's JSON schema without references: those of a part of the OpenAPI document would lead nowhere."""
+    schema = form.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return whole(parts[value["$ref"].rpartition("/")[2]])
+        return {name: whole(v) for name, v in value.items()}
+
+    found: dict[str, Any] = whole(schema)
+    return found
