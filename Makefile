@@ -40,9 +40,13 @@ lint: $(VENV)/.ready
 
 ## audit: known holes in the pinned packages, and patterns in the code that make some
 audit: $(VENV)/.ready
-	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml hub domains serving
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml hub domains serving \
+		|| { echo 'audit: failed at bandit, which read our own code: see above' >&2; exit 1; }
+	@echo 'audit: bandit found nothing in hub, domains and serving'
 	# --strict: a package that could not be looked up is a failure, not a pass.
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off \
+		|| { echo 'audit: failed at pip-audit: a pinned package has a known hole, or its service was out of reach' >&2; \
+		exit 1; }
 
 ## fuzz: FILES=50000 mutated files through all readers (DATA=FOLDER adds real ones, JOBS=1)
 fuzz: $(VENV)/.ready

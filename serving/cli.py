@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve embeddings over HTTP, from native files or JSON."""
+    # Before anything imports huggingface_hub, which looks once; processes that are started here inherit it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from serving.config import load_settings
 
     def read_settings() -> ServiceSettings:

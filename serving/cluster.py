@@ -47,6 +47,7 @@ def ray_service(settings: ServiceSettings) -> Iterator[str]:
     KeyRing(settings)
     port = free_port(settings.host, settings.port)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Ray gives its proxy five seconds to start, kills it after that, and then fails; a busy machine needs longer.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "45")
     import ray

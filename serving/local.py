@@ -66,6 +66,7 @@ async def _serve(
                 timeout_graceful_shutdown=max(1, round(settings.shutdown_grace_s)),
             )
         )
+        port = found.getsockname()[1]
         loop = asyncio.get_running_loop()
         tasks: set[asyncio.Task[None]] = set()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -82,7 +83,8 @@ async def _serve(
             # Cancelled: the service was stopped while its models were loading.
             if loading.done() and not loading.cancelled():
                 loading.result()
-                on_ready(url_of(settings.host, found.getsockname()[1], tls=tls is not None))
+                if not server.should_exit:
+                    on_ready(url_of(settings.host, port, tls=tls is not None))
         finally:
             if not loading.done():
                 loading.cancel()

@@ -128,7 +128,8 @@ class SpooledFile:
         self.path = folder / "upload"
         self.size = 0
         self._spool = spool
-        self._stream: BinaryIO | None = self.path.open("xb")
+        created = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        self._stream: BinaryIO | None = os.fdopen(created, "wb")
 
     def write(self, content: bytes) -> None:
         """Append bytes that `Spool.take` has counted.

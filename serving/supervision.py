@@ -78,7 +78,7 @@ class Ending:
             logger.info("starting anew")
             sys.stdout.flush()
             environment = {**os.environ, LISTENING: str(self.listening.fileno())}
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # nosec B606  # itself
         deadline = time.monotonic() + THREAD_SECONDS
         for thread in threading.enumerate():
             if thread not in self.threads and not thread.daemon:

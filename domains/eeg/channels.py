@@ -22,7 +22,8 @@ ELECTRODES = {
 ELECTRODES |= {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}  # the names of the older 10-20 system
 
 _PREFIX = re.compile(r"^(?:EEG|POL|RAW|SEEG)[\s._:-]+", re.IGNORECASE)
-_REFERENCE = re.compile(r"[\s._-]+(?:REF|LE|AR|AVG|AV|CAR|CLE|LER|REFERENCE)$", re.IGNORECASE)
+# Each run of separators is looked at once: from its start, and as a whole. A hostile name may be a megabyte of them.
+_REFERENCE = re.compile(r"(?<![\s._-])[\s._-]++(?:REF|LE|AR|AVG|AV|CAR|CLE|LER|REFERENCE)$", re.IGNORECASE)
 _KINDS = {
     kind: re.compile(pattern, re.IGNORECASE)
     for kind, pattern in {

@@ -33,6 +33,7 @@ from serving.protocols.v2_schemas import (
     ModelMetadata,
     Ready,
     ServerMetadata,
+    schema_of,
 )
 from serving.schemas import Options, parse_request
 
@@ -70,10 +71,10 @@ def add_v2(app: FastAPI, front: Front) -> None:
         told: dict[int | str, dict[str, Any]] = {200: {"model": answer}} if answer else {}
         app.add_api_route(path, handler, methods=["GET"], response_model=None, responses={**told, **_ERRORS})
     infer_body = {
-        "application/json": {"schema": InferRequest.model_json_schema()},
+        "application/json": {"schema": schema_of(InferRequest)},
         BINARY: {"schema": {"type": "string", "format": "binary"}},
     }
-    index_body = {"application/json": {"schema": IndexRequest.model_json_schema()}}
+    index_body = {"application/json": {"schema": schema_of(IndexRequest)}}
     for path, handler, ok, body in (
         (VERSION + "/infer", routes.infer, {"model": InferAnswer}, infer_body),
         (MODEL + "/infer", routes.infer, {"model": InferAnswer}, infer_body),

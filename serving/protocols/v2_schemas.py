@@ -47,7 +47,7 @@ class InferRequest(_Form):
     parameters: Parameters = Field(
         default={},
         description="pooling, layer, dimensions, sanity: as for /v1; timeout: in microseconds; binary_data_output: "
-        "send all outputs behind the JSON. Any other is a field in the plain form of all inputs, as as sampling_rate.",
+        "send all outputs behind the JSON. Any other is a field of all inputs' plain form, such as sampling_rate.",
     )
     inputs: list[RequestInput] = Field(min_length=1)
     outputs: list[RequestOutput] = Field(
@@ -120,3 +120,21 @@ class Ready(BaseModel):
 
     ready: bool
     name: str | None = None
+
+
+def schema_of(form: type[BaseModel]) -> dict[str, Any]:
+    """Return a form's JSON schema without references: those of a part of the OpenAPI document would lead nowhere."""
+    schema = form.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "$ref" in value:
+            return whole(parts[value["$ref"].rpartition("/")[2]])
+        return {name: whole(v) for name, v in value.items()}
+
+    found: dict[str, Any] = whole(schema)
+    return found

@@ -192,7 +192,7 @@ class NurseryProcess:
             self._stop()
             raise
         # It has touched nothing that came from outside.
-        return pickle.loads(head), list(passed)
+        return pickle.loads(head), list(passed)  # nosec B301
 
     def _ensure(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -202,7 +202,7 @@ class NurseryProcess:
         self._stop()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # nosec B603  # this interpreter, without a shell
                 [sys.executable, "-c", _START.format(path=sys.path, control=theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

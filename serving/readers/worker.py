@@ -82,13 +82,13 @@ def dumps(request: Request) -> tuple[bytes, list[memoryview]]:
 
 def _loads(head: bytes, block: Any) -> Request:
     # From the server, which is trusted.
-    inner, sizes = pickle.loads(head)
+    inner, sizes = pickle.loads(head)  # nosec B301
     contents, start = [], 0
     for size in sizes:
         # Readers take bytes, not views.
         contents.append(block[start : start + size].tobytes())
         start += size
-    return pickle.loads(inner, buffers=contents)
+    return pickle.loads(inner, buffers=contents)  # nosec B301
 
 
 def call(function: str, intake: Intake, item: Input, place: str, options: Mapping[str, Any], caps: Caps) -> Any:

@@ -63,6 +63,7 @@ def test_files_lie_in_private_folders_of_their_own_while_they_are_read(run: Any,
             size, folders = held(engine, tmp_path)
             assert size == 2 * len(LARGE) and len(folders) == 2
             assert {p.stat().st_mode & 0o777 for p in (*folders, folders[0].parent)} == {0o700}
+            assert {(p / "upload").stat().st_mode & 0o777 for p in folders} == {0o600}
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
             assert held(engine, tmp_path) == (0, [])
