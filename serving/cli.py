@@ -60,6 +60,11 @@ def serve(
         print(f"{write_ray}: for 'serve deploy {write_ray}', or as serveConfigV2 of a RayService")
         return
     ending: Ending | None = None
+    if backend is Backend.local and settings.reader_workers:
+        from serving.readers.launch import launch_early
+
+        # What readers import and what the server imports takes seconds each: side by side.
+        launch_early()
     with tempfile.TemporaryDirectory(prefix="fmhub-samples-") as folder:
         sample = _check_models(settings, Path(folder))
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 from hub.embedder import Intake
 from serving.readers import frames, wire
 from serving.readers.caps import Caps
+from serving.readers.launch import take
 from serving.readers.nursery import Forget, Fork, Load, Reap, Scratch
 from serving.readers.stream import TURN_BYTES, TURN_SECONDS
 from serving.readers.worker import ANY_SIZE, NO_PLACE, PLACE, DropRequest, Request, dumps
@@ -33,12 +33,6 @@ ABANDONED_SECONDS = 2.0
 HEAD_BYTES = 1 << 26
 """Most that an answer has beside its arrays: names, keys, warnings."""
 
-_KEPT = frozenset("PATH HOME USER LANG TZ TMPDIR LD_LIBRARY_PATH SSL_CERT_FILE VIRTUAL_ENV CONDA_PREFIX".split())
-_KEPT_GROUPS = ("LC_", "PYTHON", "GDAL_", "PROJ_", "XDG_", "MNE_", "FMHUB_CACHE", "MALLOC_", "NUMBA_")
-# One thread each: many of them run at once, and a process with threads cannot be forked safely.
-_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMEXPR")}
-_THREADS["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-_START = "import sys; sys.path[:] = {path!r}; from serving.readers.nursery import main; main({control})"
 _numbers = itertools.count()
 
 
@@ -200,17 +194,8 @@ class NurseryProcess:
         if self._closed:
             raise ConnectionError("the nursery was given back")
         self._stop()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # nosec B603  # this interpreter, without a shell
-                [sys.executable, "-c", _START.format(path=sys.path, control=theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=_environment(),
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._control = ours
+        launched = take()
+        self._process, self._control = launched.process, launched.control
         for folder in self._folders:
             self._exchange(Scratch(folder), [])
         for number, content in self._loaded.items():
@@ -383,9 +368,3 @@ class _Waiting:
                 raise _GaveUp("timeout")
             if gone is not None and now - gone > ABANDONED_SECONDS:
                 raise _GaveUp("abandoned")
-
-
-def _environment() -> dict[str, str]:
-    """Return what a reader may know of this process's environment: no keys and tokens."""
-    kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_GROUPS)}
-    return {**kept, **_THREADS}

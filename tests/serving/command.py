@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
@@ -40,6 +41,8 @@ class Command:
             env={**os.environ, "PYTHONPATH": path, "FMHUB_TEST_MARK": str(tmp_path)},
             start_new_session=True,
         )
+        # A test that fails halfway leaves none behind.
+        atexit.register(self.process.kill)
         self.output = ""
         self._mark = f"FMHUB_TEST_MARK={tmp_path}".encode()
 

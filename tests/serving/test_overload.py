@@ -6,11 +6,12 @@ import asyncio
 import json
 
 import pytest
-from conftest import model_of, running_engine
+from conftest import model_of, running_app, running_engine
 
 from serving import batch_loop
 from serving.app import create_app
 from serving.batch_loop import READING_AT_ONCE, BatchLoop
+from serving.demand import INPUT_BYTES, UPLOAD_SECONDS, Demand, size_of
 from serving.inputs import PlainValue
 
 
@@ -42,6 +43,73 @@ def test_a_full_queue_refuses_before_the_body_is_read(run):
     assert start["status"] == 429
     assert dict(start["headers"])[b"retry-after"] == b"1"
     assert json.loads(body["body"])["error"]["code"] == "overloaded"
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_wait_is_what_waits_over_what_is_done_a_second():
+    clock = Clock()
+    demand = Demand(clock)
+    with demand.work(size_of(1, 0)):
+        assert demand.wait == 0  # nothing is known yet
+        clock.now += 0.5
+    clock.now += 1000  # nothing to do: tells nothing
+    with demand.work(size_of(30, 10 * INPUT_BYTES)):
+        assert demand.wait == pytest.approx(20, rel=0.05)
+        demand.expect(1)
+        assert demand.wait == pytest.approx(20.5, rel=0.05) and demand.coming == 1
+        clock.now += UPLOAD_SECONDS + 0.1
+        assert demand.coming == 0
+        demand.expect(2)
+        demand.expect_no_more(2)
+        assert demand.coming == 0
+    # It took a quarter of what was expected, so the next ones are expected to take less.
+    with demand.work(size_of(40, 0)):
+        assert demand.wait == pytest.approx(40 * 5.6 / 41, rel=0.2)
+
+
+def test_what_was_given_up_has_not_been_done():
+    clock = Clock()
+    demand = Demand(clock)
+    with demand.work(size_of(1, 0)):
+        clock.now += 1.0
+    with pytest.raises(asyncio.CancelledError), demand.work(size_of(1, 0)):
+        clock.now += 9.0
+        raise asyncio.CancelledError
+    with demand.work(size_of(1, 0)):
+        assert demand.wait > 9
+
+
+def test_more_work_than_may_wait_is_refused_until_it_is_done(run):
+    async def check():
+        async with running_app("dummy", {"name": "other", "alias": "idle"}, max_queue_s=5) as (client, engine):
+            model, lane = model_of(engine), engine.lane("dummy")
+            lane.demand._done, lane.demand._busy, lane.demand._finished = INPUT_BYTES, 1.0, 1  # one input a second
+            model.gate.clear()
+            path, files = "/v1/models/dummy/embeddings", [[1.0, 2.0]]
+            tasks = [asyncio.create_task(client.post(path, json={"input": files})) for _ in range(READING_AT_ONCE)]
+            while lane.pending < READING_AT_ONCE:
+                await asyncio.sleep(0.01)
+            refused = await client.post(path, json={"input": files})
+            assert refused.status_code == 429 and 5 <= int(refused.headers["retry-after"]) <= 12
+            assert "s of work" in refused.json()["error"]["message"]
+            v2 = await client.post("/v2/models/dummy/versions/1/infer", json={})
+            assert v2.status_code == 429 and "s of work" in v2.json()["error"]
+            # The body names the model, and the other one has room.
+            assert (await client.post("/v1/embeddings", json={"model": "idle", "input": files})).status_code == 200
+            assert (await client.get("/v1/models/dummy")).status_code == 200
+            model.gate.set()
+            assert [t.status_code for t in await asyncio.gather(*tasks)] == [200] * READING_AT_ONCE
+            assert (await client.post(path, json={"input": files})).status_code == 200
+
+    run(check())
 
 
 @pytest.fixture

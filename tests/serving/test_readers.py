@@ -15,7 +15,7 @@ from arithmetic import expected, file_of
 from conftest import running_app
 
 from serving.engine import Engine
-from serving.readers import processes
+from serving.readers import launch, processes
 from serving.readers.pool import ProcessPool
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reader processes need Linux")
@@ -153,6 +153,25 @@ def test_killed_processes_lose_no_request(run: Any) -> None:
     run(main())
 
 
+def test_a_killed_process_leaves_no_descriptor(run: Any) -> None:
+    def shown() -> int:
+        maps = Path("/proc/self/maps").read_text()
+        return maps.count("memfd:fmhub-reader")
+
+    async def main() -> None:
+        async with poisoned_app() as (client, engine):
+            check(await ask(client, "1"), [1.0])
+            before = shown()
+            for _ in range(3):
+                old = pids(engine)
+                os.kill(old[0], signal.SIGKILL)
+                await until(lambda gone=old[0]: gone not in pids(engine) and len(pids(engine)) == 2)
+            await until(lambda: shown() == before)
+        assert shown() == 0
+
+    run(main())
+
+
 @pytest.mark.slow
 def test_the_nursery_can_die_too(run: Any) -> None:
     async def main() -> None:
@@ -186,7 +205,7 @@ def test_a_turn_for_nobody_is_ended(run: Any, monkeypatch: Any) -> None:
 def test_a_process_has_nothing_it_does_not_need(run: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "hidden")
     monkeypatch.setenv("FMHUB_API_KEY", "hidden")
-    assert "hidden" not in processes._environment().values() and "PATH" in processes._environment()
+    assert "hidden" not in launch._environment().values() and "PATH" in launch._environment()
 
     async def main() -> None:
         async with poisoned_app() as (client, engine):
