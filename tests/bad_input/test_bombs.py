@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ def served() -> Iterator[tuple[Any, Engine]]:
     engine = Engine(check_settings({"models": models, "torch_threads": 1, "reader_workers": 1}))
     with TestClient(create_app(engine)) as client:
         while client.get("/readyz").status_code != 200:
-            pass
+            time.sleep(0.1)
         yield client, engine
 
 

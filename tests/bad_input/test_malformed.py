@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def client() -> Iterator[object]:
     engine = Engine(check_settings({"models": names, "torch_threads": 1}))
     with TestClient(create_app(engine)) as client:
         while client.get("/readyz").status_code != 200:
-            pass
+            time.sleep(0.1)
         yield client
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def client():
     engine = Engine(check_settings({"models": [MODEL], "torch_threads": 1}))
     with TestClient(create_app(engine)) as client:
         while client.get("/readyz").status_code != 200:
-            pass
+            time.sleep(0.1)
         yield client
 
 
