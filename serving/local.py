@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Generator
 
 import uvicorn
-from uvicorn.loops.auto import auto_loop_factory
 
 from hub.errors import HubError
 from serving.addresses import check_tls, listening_socket, url_of
@@ -43,9 +42,7 @@ def run_local(
         HubError: A model of the start cannot be loaded.
     """
     threads = frozenset(threading.enumerate())
-    # uvloop where it is installed: what a request costs beside the model falls by a third.
-    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        return Ending(runner.run(_serve(settings, on_ready, reload)), threads)
+    return Ending(asyncio.run(_serve(settings, on_ready, reload)), threads)
 
 
 async def _serve(
