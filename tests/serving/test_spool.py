@@ -191,3 +191,16 @@ def test_nothing_is_fetched(run: Any, monkeypatch: Any, tmp_path: Path) -> None:
 
     run(main())
     assert not asked
+
+
+def test_a_multipart_body_that_is_cut_off_loses_no_file_in_silence(run: Any) -> None:
+    async def main() -> None:
+        async with running_app() as (client, _):
+            two = [("file", ("a.num", file_of([1, 2]))), ("file", ("b.num", file_of([3, 4])))]
+            whole = client.build_request("POST", "/v1/models/dummy/embeddings", files=two)
+            body, headers = whole.read(), {"content-type": whole.headers["content-type"]}
+            for length in (len(body) - 4, len(body) - 60, len(body) // 2, 40, 0):
+                answer = await client.post(whole.url, content=body[:length], headers=headers)
+                assert answer.status_code == 400 and "closing boundary" in answer.json()["error"]["message"]
+
+    run(main())
