@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,9 +171,13 @@ class Embedder:
     @property
     def intake(self) -> Intake:
         """All that meets inputs, without the model."""
+        return Intake(self.reader, self.processor, self._augment)
+
+    @cached_property
+    def _augment(self) -> Callable[[Sample, torch.Generator], Sample] | None:
+        # Once: loading looks for the domain's packages, and ``intake`` is asked for with each sample.
         domain = self.system.domain
-        augment = domain.load("augment") if "augment" in domain.references else None
-        return Intake(self.reader, self.processor, augment)
+        return domain.load("augment") if "augment" in domain.references else None
 
     def read(self, value: Any, span: Span | None = None, name: str | None = None) -> Iterator[Sample]:
         """Yield the samples of one input; see `Intake.read`."""

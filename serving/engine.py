@@ -270,8 +270,8 @@ class Engine:
         lane = self.chosen(model, call)
         return await self.in_time(lane.run(inputs, task=task, kind=kind, call=call), call, lane)
 
-    async def aside(self, work: Callable[[], Result], call: Call | None = None) -> Result:
-        """Do something beside the models, in a thread that reads.
+    async def aside(self, work: Callable[[], Result]) -> Result:
+        """Do something beside the models, in a thread.
 
         Raises:
             Unavailable: It took longer than the time-out.
@@ -280,7 +280,7 @@ class Engine:
         async def answer() -> Result:
             return await asyncio.get_running_loop().run_in_executor(self.pool.threads, work)
 
-        return await self.in_time(answer(), call)
+        return await self.in_time(answer(), None)
 
     def patience(self, call: Call | None) -> float:
         """Return the seconds after which a request is given up; of a stream, after which it is without a row."""

@@ -3,15 +3,12 @@
 import { byId, make } from "./dom.js";
 
 const STATES = { ready: "ready", loading: "loading", not_loaded: "on first use", failed: "failed", closed: "closed" };
-const ORDER = ["speech", "music", "eeg", "network", "graphs", "medical", "sar"];
 
 /** Show the models; ``choose`` is called with the id of the one that is picked. */
 export function showModels(models, chosen, choose) {
-  const groups = Map.groupBy ? Map.groupBy(models, domainOf) : grouped(models);
-  const names = [...groups.keys()].sort((a, b) => place(a) - place(b));
   byId("model-list").replaceChildren(
-    ...names.map((name) =>
-      make("fieldset", {}, make("legend", { textContent: name }), ...groups.get(name).map((model) => entry(model, model.id === chosen, choose))),
+    ...[...grouped(models)].map(([name, group]) =>
+      make("fieldset", {}, make("legend", { textContent: name }), ...group.map((model) => entry(model, model.id === chosen, choose))),
     ),
   );
 }
@@ -25,8 +22,8 @@ export function updateStates(models) {
 }
 
 const domainOf = (model) => model.domain ?? "other";
-const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
 
+/** By domain, in the order in which the service lists them. */
 function grouped(models) {
   const groups = new Map();
   for (const model of models) groups.set(domainOf(model), [...(groups.get(domainOf(model)) ?? []), model]);
