@@ -50,7 +50,7 @@ class Demand:
         self._clock = clock
         self._coming: dict[int, float] = {}
         self._requests = self._waiting = self._finished = 0
-        self._done = self._busy = self._mean_size = 0.0
+        self._done = self._done_requests = self._busy = self._mean_size = 0.0
         self._since = clock()
 
     @property
@@ -92,6 +92,7 @@ class Demand:
             self._waiting -= size
             if done:
                 self._done += size
+                self._done_requests += 1
                 self._finished += 1
                 self._mean_size += (size - self._mean_size) / min(self._finished, MEAN_OF)
 
@@ -100,14 +101,20 @@ class Demand:
         if self._requests:
             fade = math.exp((self._since - now) / MEMORY_SECONDS)
             self._done *= fade
+            self._done_requests *= fade
             self._busy = self._busy * fade + (now - self._since)
         self._since = now
 
     @property
     def wait(self) -> float:
-        """Seconds that a request would wait that came now; 0 while nothing has been done yet."""
+        """Seconds that a request would wait that came now; 0 while nothing has been done yet.
+
+        Reckoned by size and by number, and the shorter one counts. Large inputs cost less a byte than small ones, so
+        after many small ones the size of a few large ones tells far too much.
+        """
         self._pass_time()
         if not self._finished:
             return 0.0
-        wait = (self._waiting + self.coming * self._mean_size) * self._busy / max(self._done, 1.0)
-        return min(wait, MOST_SECONDS)
+        by_size = (self._waiting + self.coming * self._mean_size) / max(self._done, 1.0)
+        by_number = (self._requests + self.coming) / max(self._done_requests, 1.0)
+        return min(min(by_size, by_number) * self._busy, MOST_SECONDS)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from serving.app import create_app
 from serving.config import ServiceSettings, check_settings, with_environment
 from serving.engine import Engine
+from serving.housekeeping import keep_house
 from serving.logs import configure_logging
 from serving.replicas import SharedMetrics
 
@@ -37,6 +38,7 @@ class EmbeddingService:
         checked = _for_replica(_checked(settings))
         configure_logging(checked)
         self._engine = Engine(checked)
+        self._tidying = asyncio.create_task(keep_house(self._engine))
         self._shared: SharedMetrics | None = None
         if checked.ray.most_replicas > 1:
             context = serve.get_replica_context()

@@ -18,6 +18,7 @@ from serving.app import create_app
 from serving.config import ServiceSettings
 from serving.connections import GuardedProtocol
 from serving.engine import Engine
+from serving.housekeeping import keep_house
 from serving.logs import configure_logging
 from serving.supervision import Ending, inherited_socket, watch
 
@@ -42,7 +43,9 @@ def run_local(
         HubError: A model of the start cannot be loaded.
     """
     threads = frozenset(threading.enumerate())
-    return Ending(asyncio.run(_serve(settings, on_ready, reload)), threads)
+    # What uvicorn itself would choose: uvloop, where there is one.
+    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        return Ending(runner.run(_serve(settings, on_ready, reload)), threads)
 
 
 async def _serve(
@@ -77,6 +80,7 @@ async def _serve(
         serving = asyncio.create_task(server.serve(sockets=[found]))
         # The port answers at once, /readyz with 503, while the models load.
         loading = asyncio.create_task(engine.wait_ready())
+        tasks.add(asyncio.create_task(keep_house(engine)))
         # Doubled, because the server closes the one that it has.
         tasks.add(asyncio.create_task(watch(engine, lambda: server.stop_to_restart(found.dup()))))
         try:

@@ -44,6 +44,8 @@ BAD_SHARE = 0.05
 MOST_FILES = 8
 """In one request, of small ones."""
 SMALL_SECONDS = 0.05
+MOST_BYTES = MAX_BODY_BYTES // 2
+"""Of the files in one request: many that take the model little time may be large."""
 
 
 @dataclass
@@ -107,7 +109,9 @@ class Traffic:
         first = noise.choices(self._files, self._weights)[0]
         files = [first]
         if first.seconds < SMALL_SECONDS:
-            files += noise.choices(self._small[first.model], k=noise.randint(0, MOST_FILES - 1))
+            for file in noise.choices(self._small[first.model], k=noise.randint(0, MOST_FILES - 1)):
+                if sum(len(f.content) for f in [*files, file]) <= MOST_BYTES:
+                    files.append(file)
         request = upload(first.model, [(f.name, f.content) for f in files], {"encoding_format": "base64"})
         started = time.perf_counter()
         status, content = await self._ask(connection, request)

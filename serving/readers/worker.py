@@ -14,6 +14,7 @@ from typing import Any
 
 from hub.embedder import Intake
 from hub.errors import InvalidInput
+from serving.allocator import give_back
 from serving.errors import InputFailed, SpoolFull
 from serving.inputs import Input
 from serving.logs import without_content
@@ -183,7 +184,10 @@ class Worker:
         """Return whether memory stayed taken, by leaks or in pieces too small to be given back; looked at seldom."""
         most = self._caps.memory_bytes
         self._finished += 1
-        if most is None or self._streams or self._finished % LOOK_EVERY:
+        if self._streams or self._finished % LOOK_EVERY:
+            return False
+        give_back()
+        if most is None:
             return False
         return data_bytes() - self._rest > most // TIRED_SHARE
 

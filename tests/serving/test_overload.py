@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -54,6 +55,14 @@ class Clock:
         return self.now
 
 
+@contextlib.contextmanager
+def requests(demand, number, size=INPUT_BYTES):
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(demand.work(size))
+        yield
+
+
 def test_the_wait_is_what_waits_over_what_is_done_a_second():
     clock = Clock()
     demand = Demand(clock)
@@ -61,7 +70,7 @@ def test_the_wait_is_what_waits_over_what_is_done_a_second():
         assert demand.wait == 0  # nothing is known yet
         clock.now += 0.5
     clock.now += 1000  # nothing to do: tells nothing
-    with demand.work(size_of(30, 10 * INPUT_BYTES)):
+    with requests(demand, 40):
         assert demand.wait == pytest.approx(20, rel=0.05)
         demand.expect(1)
         assert demand.wait == pytest.approx(20.5, rel=0.05) and demand.coming == 1
@@ -71,8 +80,19 @@ def test_the_wait_is_what_waits_over_what_is_done_a_second():
         demand.expect_no_more(2)
         assert demand.coming == 0
     # It took a quarter of what was expected, so the next ones are expected to take less.
-    with demand.work(size_of(40, 0)):
+    with requests(demand, 40):
         assert demand.wait == pytest.approx(40 * 5.6 / 41, rel=0.2)
+
+
+@pytest.mark.parametrize(("number", "inputs", "wait"), [(3, 100, 0.3), (50, 1, 0.5)])
+def test_of_two_reckonings_the_shorter_one_counts(number, inputs, wait):
+    clock = Clock()
+    demand = Demand(clock)
+    with requests(demand, 10, size_of(10 if inputs == 1 else 1, 0)):
+        clock.now += 1.0
+    # A few large requests after small ones take less than their size tells, and many small ones than their number.
+    with requests(demand, number, size_of(inputs, 0)):
+        assert demand.wait == pytest.approx(wait, rel=0.1)
 
 
 def test_what_was_given_up_has_not_been_done():
@@ -92,6 +112,7 @@ def test_more_work_than_may_wait_is_refused_until_it_is_done(run):
         async with running_app("dummy", {"name": "other", "alias": "idle"}, max_queue_s=5) as (client, engine):
             model, lane = model_of(engine), engine.lane("dummy")
             lane.demand._done, lane.demand._busy, lane.demand._finished = INPUT_BYTES, 1.0, 1  # one input a second
+            lane.demand._done_requests = 1
             model.gate.clear()
             path, files = "/v1/models/dummy/embeddings", [[1.0, 2.0]]
             tasks = [asyncio.create_task(client.post(path, json={"input": files})) for _ in range(READING_AT_ONCE)]
