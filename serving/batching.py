@@ -7,7 +7,7 @@ from collections import deque
 from hub.batching import batches_by_cost
 from serving.jobs import Waiting, Work
 
-WINDOW_BATCHES = 8
+WINDOW_BATCHES = 4
 """How many batches' worth of samples are looked at, so that those of similar length find each other."""
 
 WINDOW_SAMPLES = 1024
