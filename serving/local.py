@@ -44,7 +44,7 @@ def run_local(
     """
     threads = frozenset(threading.enumerate())
     # What uvicorn itself would choose: uvloop, where there is one.
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config("", log_config=None).get_loop_factory()) as runner:
         return Ending(runner.run(_serve(settings, on_ready, reload)), threads)
 
 
