@@ -17,11 +17,12 @@ from hub.embedder import Embedder
 from hub.errors import HubError
 from hub.modeling import Layer
 from hub.neighbourhood import Neighbourhood
-from serving.batch_loop import READING_AT_ONCE, BatchLoop
+from serving.admission import Admission, shutting_down
+from serving.batch_loop import BatchLoop
 from serving.cache import ResultCache
 from serving.config import ModelSettings, ServiceSettings
-from serving.demand import Demand, size_of
-from serving.errors import Overloaded, Unavailable
+from serving.demand import size_of
+from serving.errors import Unavailable
 from serving.forwarding import limit_torch_threads
 from serving.inputs import Input
 from serving.jobs import Call, Job, Output, Refused, Waiting, Work, resolve_work
@@ -38,9 +39,6 @@ logger = logging.getLogger("fmhub.serving")
 
 RETRY_LOAD_SECONDS = 30.0
 """A model that failed to load is not tried again sooner: each try costs seconds and memory."""
-
-MOST_RETRY_SECONDS = 60
-"""Whatever it is that takes longer, by then it may have gone."""
 
 State = Literal["not_loaded", "loading", "ready", "failed", "closed"]
 
@@ -84,7 +82,7 @@ class Lane:
         self.dtype_error: NumericError | None = None
         self.bytes = 0
         self.last_used = -math.inf
-        self.demand = Demand()
+        self.admission = Admission(settings, service, metrics)
         self.loaded_at = 0.0
         self._load_seconds = 0.0
         self._service = service
@@ -99,18 +97,16 @@ class Lane:
         self._thread = ThreadPoolExecutor(1, f"model-{self.id}", limit_torch_threads, (threads,))
         self._batches: BatchLoop | None = None
         self._reference: Neighbourhood | None = None
-        self._started: dict[object, float] = {}
         self._jobs: set[Job | SampleStream] = set()
         self._load_task: asyncio.Task[Embedder] | None = None
         self._failed_at = -math.inf
-        self._closed = False
 
     # --- loading -----------------------------------------------------------------------------------------
 
     @property
     def state(self) -> State:
         """Where the model is between not loaded and closed."""
-        if self._closed:
+        if self.admission.closed:
             return "closed"
         if self.embedder is not None:
             return "ready"
@@ -183,6 +179,7 @@ class Lane:
     def update(self, settings: ModelSettings, service: ServiceSettings) -> None:
         """Go on under other settings that leave the weights as they are."""
         self.settings, self._service = settings, service
+        self.admission.update(settings, service)
         if settings.id != self.id:
             self._rename(settings.id)
         if self._batches is not None:
@@ -192,7 +189,6 @@ class Lane:
     def _rename(self, name: str) -> None:
         """Go on under another id: a canary takes its model's place, or gives it back."""
         self.id = name
-        self._metrics.pending_requests.labels(name).set(self.pending)
         self._metrics.load_seconds.labels(name).set(self._load_seconds)
         if self._batches is not None:
             self._batches.rename(name)
@@ -202,12 +198,12 @@ class Lane:
     @property
     def pending(self) -> int:
         """Requests waiting or in work."""
-        return len(self._started)
+        return self.admission.pending
 
     @property
     def idle(self) -> bool:
         """Whether nobody waits for the model and no batch is in it; a batch may outlast the requests it was for."""
-        return not self._started and not (self._batches is not None and self._batches.busy)
+        return not self.pending and not (self._batches is not None and self._batches.busy)
 
     async def run(
         self,
@@ -240,7 +236,7 @@ class Lane:
             InputFailed: One of the inputs cannot be used, or the model failed on it.
             Unavailable: The model could not be loaded, or the service stops.
         """
-        ticket = self._enter()
+        self.admission.enter()
         try:
             embedder = await self.loaded()
             readable = self._readable
@@ -259,7 +255,7 @@ class Lane:
             self._jobs.add(job)
             readers = [asyncio.create_task(self._read_in_order(readable, job, part, views)) for part in parts]
             try:
-                with self.demand.work(size_of(len(inputs), job.call.bytes)):
+                with self.admission.demand.work(size_of(len(inputs), job.call.bytes)):
                     outputs = await job.future
                 for index, key in missing.items():
                     if vicinity:
@@ -272,7 +268,7 @@ class Lane:
                 for reader in readers:
                     reader.cancel()
         finally:
-            self._leave(ticket)
+            self._leave()
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -298,7 +294,7 @@ class Lane:
             UnsupportedOption: The model does not offer the pooling or layer.
             Unavailable: The model could not be loaded.
         """
-        ticket = self._enter()
+        self.admission.enter()
         try:
             embedder = await self.loaded()
             readable = self._readable
@@ -319,47 +315,13 @@ class Lane:
                 for feeder in feeders:
                     feeder.cancel()
         finally:
-            self._leave(ticket)
+            self._leave()
 
-    def _leave(self, ticket: object) -> None:
-        del self._started[ticket]
+    def _leave(self) -> None:
+        self.admission.leave()
         self.last_used = time.monotonic()
         if self.idle and self.embedder is not None:
             self._make_room(self)
-        self._metrics.pending_requests.labels(self.id).set(self.pending)
-
-    def check_room(self) -> None:
-        """Raise what a request would get that came now: told before its body is read, a refusal costs next to nothing.
-
-        Raises:
-            Overloaded: As many requests, or as much work, as is allowed is waiting already.
-            Unavailable: The service stops.
-        """
-        self._check_number(waiting := self.pending + self.demand.coming)
-        wait = self.demand.wait
-        # As many as are read side by side come in always: what they take is the newest that is known of the rate.
-        if wait > self._service.longest_queue_s and waiting >= READING_AT_ONCE:
-            raise Overloaded(
-                f"{waiting} requests are waiting for {self.id} already, about {wait:.0f} s of work; try again later",
-                retry_after=_retry_after(wait),
-            )
-
-    def _check_number(self, waiting: int) -> None:
-        if self._closed:
-            raise _closing()
-        limit = self.settings.max_queued_requests
-        if waiting >= limit:
-            raise Overloaded(
-                f"{limit} requests are waiting for {self.id} already; try again later",
-                retry_after=_retry_after(self.demand.wait),
-            )
-
-    def _enter(self) -> object:
-        self._check_number(self.pending)
-        ticket = object()
-        self._started[ticket] = time.monotonic()
-        self._metrics.pending_requests.labels(self.id).set(self.pending)
-        return ticket
 
     async def loaded(self) -> Embedder:
         """Return the embedder, as `ready` does, with an error that is fit for a client.
@@ -371,7 +333,7 @@ class Lane:
             return await self.ready()
         except asyncio.CancelledError:
             if self._load_task is not None and self._load_task.cancelled():
-                raise _closing() from None
+                raise shutting_down() from None
             raise
         except Exception:
             # The reason may tell of this machine's folders, so it stays in the log.
@@ -437,7 +399,7 @@ class Lane:
     def check(self) -> None:
         """Raise Unavailable when the lane can no longer answer."""
         batches = self._batches
-        if batches is None or self._closed:
+        if batches is None or self.admission.closed:
             return
         if batches.stopped:
             raise Unavailable(f"{self.id} no longer takes batches", code="model_stopped")
@@ -446,12 +408,12 @@ class Lane:
 
     async def close(self) -> None:
         """Take no more requests, finish those in work within the grace time, and let go of the model."""
-        self._closed = True
+        self.admission.closed = True
         stop = time.monotonic() + self._service.shutdown_grace_s
         while self.pending and time.monotonic() < stop:
             await asyncio.sleep(0.01)
         for job in self._jobs:
-            job.fail(_closing())
+            job.fail(shutting_down())
         if self._load_task is not None:
             self._load_task.cancel()
         if self._batches is not None:
@@ -459,14 +421,6 @@ class Lane:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._forget()
         self.embedder = None
-
-
-def _closing() -> Unavailable:
-    return Unavailable("the service is shutting down", code="shutting_down")
-
-
-def _retry_after(wait: float) -> int:
-    return min(max(1, math.ceil(wait)), MOST_RETRY_SECONDS)
 
 
 def _split(inputs: Sequence[tuple[int, Input]], parts: int) -> list[Sequence[tuple[int, Input]]]:

@@ -55,11 +55,11 @@ class Turnstile:
         if len(wanted) > 1 or not _is_whole(scope):
             await self.app(scope, receive, send)
             return
-        lane.demand.expect(id(scope))
+        lane.admission.demand.expect(id(scope))
         try:
-            await self.app(scope, _until_whole(receive, lambda: lane.demand.expect_no_more(id(scope))), send)
+            await self.app(scope, _until_whole(receive, lambda: lane.admission.demand.expect_no_more(id(scope))), send)
         finally:
-            lane.demand.expect_no_more(id(scope))
+            lane.admission.demand.expect_no_more(id(scope))
 
     def _wanted(self, scope: Scope) -> tuple[str, list[Lane]]:
         """Return the template of a request's route, and the models one of which it asks to work.
@@ -93,11 +93,11 @@ def _with_room(wanted: list[Lane]) -> Lane:
     """
     for lane in wanted[:-1]:
         try:
-            lane.check_room()
+            lane.admission.check_room()
         except HubError:
             continue
         return lane
-    wanted[-1].check_room()
+    wanted[-1].admission.check_room()
     return wanted[-1]
 
 

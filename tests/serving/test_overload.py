@@ -111,8 +111,9 @@ def test_more_work_than_may_wait_is_refused_until_it_is_done(run):
     async def check():
         async with running_app("dummy", {"name": "other", "alias": "idle"}, max_queue_s=5) as (client, engine):
             model, lane = model_of(engine), engine.lane("dummy")
-            lane.demand._done, lane.demand._busy, lane.demand._finished = INPUT_BYTES, 1.0, 1  # one input a second
-            lane.demand._done_requests = 1
+            demand = lane.admission.demand
+            demand._done, demand._busy, demand._finished = INPUT_BYTES, 1.0, 1  # one input a second
+            demand._done_requests = 1
             model.gate.clear()
             path, files = "/v1/models/dummy/embeddings", [[1.0, 2.0]]
             tasks = [asyncio.create_task(client.post(path, json={"input": files})) for _ in range(READING_AT_ONCE)]
