@@ -36,6 +36,19 @@ from serving.schemas import (
 ERRORS: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}}
 """What the OpenAPI document says of answers that are errors."""
 
+FILE: dict[str, Any] = {
+    "content": {
+        "*/*": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": "The file that a task makes of a single sample; Content-Disposition names it.",
+            }
+        }
+    }
+}
+"""What it says of a task's answer that is a file, beside JSON."""
+
 
 class Routes(Front):
     """The handlers of the service's own routes, over one engine."""
@@ -194,7 +207,7 @@ def add_routes(app: FastAPI, routes: Routes) -> None:
     for path, post, answer, forms in (
         ("/v1/embeddings", routes.embed, {"model": EmbeddingAnswer}, json_body(EmbeddingRequest)),
         ("/v1/models/{model:path}/embeddings", routes.embed_with, {"model": EmbeddingAnswer} | STREAMED, streamed),
-        ("/v1/models/{model:path}/{task}", routes.run_task, {"model": TaskAnswer}, files),
+        ("/v1/models/{model:path}/{task}", routes.run_task, {"model": TaskAnswer} | FILE, files),
     ):
         add_post(app, path, post, answer, forms)
 

@@ -153,7 +153,7 @@ class V2:
         """List the models and their states."""
         label(request, "/v2/repository/index")
         content = await self._content(request)
-        asked = parse_request(IndexRequest, split_body(content, None)[0] if content.strip() else {})
+        asked = parse_request(IndexRequest, split_body(content, None)[0] if content else {})
         return documents.index(self._front.visible(request).values(), asked.ready)
 
     def _lane(self, request: Request, model: str, version: str | None, route: str) -> Lane:
