@@ -261,6 +261,8 @@ def test_the_openapi_document_names_all_routes(run: Any) -> None:
             }  # fmt: skip
             body = document["paths"]["/v1/embeddings"]["post"]["requestBody"]["content"]["application/json"]
             assert set(body["schema"]["required"]) == {"model", "input"}
+            task = document["paths"]["/v1/models/{model}/{task}"]["post"]["responses"]["200"]["content"]
+            assert set(task) == {"application/json", "*/*"}, "a task may answer with a file"
             assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
 
     run(main())

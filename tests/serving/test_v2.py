@@ -77,6 +77,8 @@ def test_what_the_server_tells(run: Callable[..., Any]) -> None:
             assert {m["name"]: m["state"] for m in index} == {
                 "dummy": "READY", "org/other": "READY", "later": "UNAVAILABLE",
             }  # fmt: skip
+            blank = await http.post("/v2/repository/index", content=b" ", headers={"content-type": "application/json"})
+            assert blank.status_code == 400
             ready = (await http.post("/v2/repository/index", json={"ready": True})).json()
             assert [m["name"] for m in ready] == ["dummy", "org/other"]
             await http.post(INFER, json={"inputs": [tensor("value", "BYTES", [3], ["1", "2", "3"])]})
