@@ -22,6 +22,7 @@ class Admission:
     Attributes:
         pending: Requests waiting or in work.
         demand: How much work they are.
+        closed: Whether no more may come.
     """
 
     def __init__(self, settings: ModelSettings, service: ServiceSettings, metrics: Metrics) -> None:

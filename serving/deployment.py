@@ -38,7 +38,7 @@ class EmbeddingService:
         checked = _for_replica(_checked(settings))
         configure_logging(checked)
         self._engine = Engine(checked)
-        self._tidying = asyncio.create_task(keep_house(self._engine))
+        self._housekeeping = asyncio.create_task(keep_house(self._engine))
         self._shared: SharedMetrics | None = None
         if checked.ray.most_replicas > 1:
             context = serve.get_replica_context()

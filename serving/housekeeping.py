@@ -34,10 +34,11 @@ async def keep_house(engine: Engine, period: float = PERIOD_SECONDS) -> None:
         engine: Of the service; there is one in the process.
         period: Seconds between two times.
     """
-    known: set[tuple[str, float]] = set()
+    known: set[float] = set()
     while True:
         await asyncio.sleep(period)
-        there = {(lane.id, lane.loaded_at) for lane in engine.lanes.values() if lane.embedder is not None}
+        # By when they were loaded, one after another: a model may go on under another id.
+        there = {lane.loaded_at for lane in engine.lanes.values() if lane.embedder is not None}
         if there != known:
             await asyncio.to_thread(leave_out, bool(known - there))
             known = there
